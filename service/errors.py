@@ -1,0 +1,72 @@
+"""Errors a caller may see: each carries its HTTP status, a stable code and, where there is one, the
+remedy. They are rendered once, as RFC 9457 problem+json, by `service.api.problems`."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class FieldError:
+    """One mistake in a payload. `pointer` is an RFC 6901 JSON pointer, such as `#/network/hidden_widths/0`."""
+
+    pointer: str
+    detail: str
+
+
+class ServiceError(Exception):
+    """The one base of all errors that a caller is meant to read."""
+
+    status = 500
+    code = "internal_error"
+    title = "Something failed on our side"
+
+    def __init__(
+        self,
+        detail: str,
+        *,
+        code: str | None = None,
+        errors: Sequence[FieldError] = (),
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        super().__init__(detail)
+        self.detail = detail
+        self.code = code or type(self).code
+        self.errors = tuple(errors)
+        self.headers = dict(headers or {})
+
+
+class BadRequest(ServiceError):
+    status, code, title = 400, "bad_request", "The request cannot be read"
+
+
+class NotFound(ServiceError):
+    status, code, title = 404, "not_found", "There is no such thing"
+
+
+class Conflict(ServiceError):
+    status, code, title = 409, "conflict", "The present state does not allow this"
+
+
+class PayloadTooLarge(ServiceError):
+    status, code, title = 413, "payload_too_large", "The body is over the limit"
+
+
+class UnsupportedMedia(ServiceError):
+    status, code, title = 415, "unsupported_media_type", "This kind of body is not read"
+
+
+class RangeNotSatisfiable(ServiceError):
+    status, code, title = 416, "range_not_satisfiable", "The range lies outside the content"
+
+
+class Invalid(ServiceError):
+    status, code, title = 422, "invalid", "The payload has mistakes"
+
+
+class Unavailable(ServiceError):
+    """Try again: `retry_after` seconds goes out as the Retry-After header."""
+
+    status, code, title = 503, "unavailable", "Not just now"
+
+    def __init__(self, detail: str, *, retry_after: int = 2, code: str | None = None) -> None:
+        super().__init__(detail, code=code, headers={"Retry-After": str(retry_after)})

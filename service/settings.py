@@ -1,0 +1,126 @@
+"""Every setting of the service, validated once at start. Environment variables carry the prefix
+NUMERAL_; a variable with that prefix that names no setting is refused, so that a typing mistake is
+seen at start and not in production."""
+
+import os
+from pathlib import Path
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, SecretStr, model_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from service.errors import ServiceError
+
+PREFIX = "NUMERAL_"
+CLIENT_VARIABLES = frozenset({"NUMERAL_URL"})  # read by the command, not by the service
+
+
+class SettingsError(ServiceError):
+    status, code, title = 500, "bad_settings", "The settings have mistakes"
+
+
+class Settings(BaseSettings):
+    """What an operator can set. `NUMERAL_HOME=/data` sets `home`, and so on."""
+
+    model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, env_ignore_empty=True)
+
+    home: Annotated[
+        Path, Field(description="Folder of everything kept: database, datasets, embedded broker.")
+    ] = Path("~/.numeral")
+    host: Annotated[str, Field(description="Address that the API listens on.")] = "127.0.0.1"
+    port: Annotated[int, Field(ge=0, le=65535, description="Port of the API; 0 takes a free one.")] = 8000
+    database_url: Annotated[
+        SecretStr | None,
+        Field(
+            description="SQLAlchemy URL, such as `postgresql+psycopg://user:password@host/numeral`. "
+            "Unset: SQLite at `HOME/numeral.db`."
+        ),
+    ] = None
+    broker_url: Annotated[
+        SecretStr | None,
+        Field(
+            description="Redis or Valkey URL, such as `redis://redis:6379/0`. "
+            "Unset: the private Valkey that `numeral up` starts at `HOME/broker.sock`."
+        ),
+    ] = None
+    data_dir: Annotated[
+        Path | None,
+        Field(
+            description="Folder with IDX files (gzipped or not), tried before any download; "
+            "flat, or as torchvision lays them out."
+        ),
+    ] = None
+    device: Annotated[
+        Literal["auto", "cpu", "cuda"],
+        Field(description="What this worker trains on; `auto` takes the GPUs if there are any."),
+    ] = "auto"
+    workers: Annotated[
+        int,
+        Field(ge=1, le=64, description="Training processes of a CPU worker (a GPU worker has one a GPU)."),
+    ] = 1
+    threads: Annotated[
+        int | None,
+        Field(ge=1, le=1024, description="CPU threads of each training process. Unset: cores / workers."),
+    ] = None
+    lease_seconds: Annotated[
+        float, Field(ge=1, le=3600, description="Seconds after which a silent worker loses its job.")
+    ] = 60
+    reconcile_seconds: Annotated[
+        float, Field(ge=0.1, le=600, description="Seconds between two rounds of the reconciler.")
+    ] = 5
+    max_attempts: Annotated[
+        int, Field(ge=1, le=100, description="Workers a job may lose before it fails as `worker_lost`.")
+    ] = 3
+    max_parameters: Annotated[
+        int, Field(ge=1, description="Parameter budget of a network that a spec may ask for.")
+    ] = 200_000_000
+    max_queued_jobs: Annotated[
+        int, Field(ge=1, description="Jobs that may wait at a time; one more is answered 503.")
+    ] = 10_000
+    max_body_bytes: Annotated[
+        int, Field(ge=1024, description="Largest body of a prediction request, in bytes.")
+    ] = 32 * 1024**2
+    max_json_bytes: Annotated[
+        int, Field(ge=1024, description="Largest body of any other request, in bytes.")
+    ] = 1024**2
+    max_images: Annotated[int, Field(ge=1, description="Images that one prediction request may carry.")] = (
+        4096
+    )
+    max_image_pixels: Annotated[
+        int,
+        Field(ge=784, description="Pixels (width x height) of an uploaded image, read before it is decoded."),
+    ] = 40_000_000
+    log_level: Annotated[
+        Literal["debug", "info", "warning", "error"], Field(description="Least severe line that is logged.")
+    ] = "info"
+
+    @model_validator(mode="after")
+    def _resolve(self) -> Self:
+        object.__setattr__(self, "home", self.home.expanduser().absolute())
+        if self.data_dir is not None:
+            object.__setattr__(self, "data_dir", self.data_dir.expanduser().absolute())
+        return self
+
+    @property
+    def database(self) -> str:
+        """SQLAlchemy URL in force."""
+        if self.database_url is not None:
+            return self.database_url.get_secret_value()
+        return f"sqlite:///{self.home / 'numeral.db'}"
+
+    @property
+    def cache_dir(self) -> Path:
+        """Where downloaded datasets are kept."""
+        return self.home / "data"
+
+
+def load() -> Settings:
+    """The settings of this process. Raises SettingsError that names each wrong variable."""
+    known = {PREFIX + name.upper() for name in Settings.model_fields} | CLIENT_VARIABLES
+    unknown = sorted(name for name in os.environ if name.startswith(PREFIX) and name not in known)
+    if unknown:
+        raise SettingsError(f"no such setting: {', '.join(unknown)}; the README lists those there are")
+    try:
+        return Settings()
+    except ValueError as error:
+        raise SettingsError(str(error)) from error

@@ -1,0 +1,507 @@
+"""TrainingSpec: the one contract from HTTP to checkpoint.
+
+Frozen and strict: an unknown field, a number given as text, NaN and infinity are refused, and a
+mistake that spans two fields points at the field to change and says how. No torch here: the API
+counts parameters and steps from the spec alone.
+"""
+
+import json
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic_core import PydanticCustomError
+
+from service.data.catalog import CATALOG, DatasetCard, DatasetName, Task
+from service.errors import FieldError, Invalid
+
+MAX_WIDTH = 2**31 - 1  # the parameter budget is what limits a width
+MAX_DEPTH = 128
+MAX_STEPS = 100_000_000
+
+Activation = Literal["relu", "leaky_relu", "tanh", "scaled_tanh", "sigmoid", "gelu", "silu", "identity"]
+Initializer = Literal[
+    "glorot_uniform", "glorot_normal", "kaiming_uniform", "kaiming_normal", "orthogonal", "uniform", "normal"
+]
+Monitor = Literal["validation_loss", "validation_accuracy"]
+Fraction = Annotated[float, Field(ge=0, lt=1)]
+
+
+class Part(BaseModel):
+    """A frozen block of a spec that refuses what it does not know."""
+
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", strict=True, allow_inf_nan=False, use_attribute_docstrings=True
+    )
+
+
+class DatasetSpec(Part):
+    """What is learnt from."""
+
+    name: DatasetName = "mnist"
+    """Dataset, one of those that `GET /v1/datasets` lists."""
+    validation: int = Field(default=0, ge=0, le=1_000_000)
+    """Training examples held out for validation (0: none), chosen by `split_seed`."""
+    split_seed: int = Field(default=0, ge=0, lt=2**63)
+    """Seed of the held-out split, apart from `seed` so that runs with other seeds share one split."""
+    examples: int | None = Field(default=None, ge=1, le=1_000_000)
+    """Training examples used: the first so many of the dataset (unset: all); for `simulated`, how many
+    are drawn (unset: 1,000)."""
+    noise: float | None = Field(default=None, ge=0, le=1000)
+    """Standard deviation of the noise of `simulated` (unset: 0.5); refused for any other dataset."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.noise is not None and self.name != "simulated":
+            raise field_mistake("noise", f"{self.name} has no noise to set: leave it out, or use simulated")
+        available = self.card.train_examples
+        if available is not None and self.examples is not None and self.examples > available:
+            raise field_mistake(
+                "examples", f"{self.name} has {available:,} training examples: ask for no more than that"
+            )
+        if self.validation >= self.total_examples:
+            raise field_mistake(
+                "validation",
+                f"{self.validation:,} held out of {self.total_examples:,} leaves none to train on: "
+                "hold out fewer",
+            )
+        return self
+
+    @property
+    def card(self) -> DatasetCard:
+        return CATALOG[self.name]
+
+    @property
+    def total_examples(self) -> int:
+        """Training examples before the validation split."""
+        return self.examples or self.card.train_examples or 1000
+
+    @property
+    def train_examples(self) -> int:
+        """Training examples after the validation split."""
+        return self.total_examples - self.validation
+
+
+class NetworkSpec(Part):
+    """A multi-layer perceptron: x -> hidden layers -> outputs of the dataset."""
+
+    hidden_widths: tuple[Annotated[int, Field(ge=1, le=MAX_WIDTH)], ...] = Field(
+        default=(32,), max_length=MAX_DEPTH, strict=False
+    )
+    """Units of each hidden layer, first to last; an empty list is a linear model."""
+    activation: Activation = "relu"
+    """Activation after each hidden layer: leaky_relu has slope 0.01, gelu is the tanh form,
+    scaled_tanh is 1.7159 tanh(0.6666 a) (Ciresan et al. 2010)."""
+    initializer: Initializer = "glorot_uniform"
+    """Distribution of the first weights; biases begin at zero."""
+    initializer_scale: float | None = Field(default=None, gt=0, le=100)
+    """Half-width of `uniform` or standard deviation of `normal` (unset: 0.05); refused for the others,
+    whose scale follows from the layer's size."""
+    input_normalization: Literal["auto", "none", "symmetric", "standardize"] = "auto"
+    """What is done to the inputs: none leaves pixels in [0, 1], symmetric maps them to [-1, 1],
+    standardize takes the training set's mean and standard deviation; auto is none for images and
+    standardize for regression."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.initializer_scale is not None and self.initializer not in ("uniform", "normal"):
+            raise field_mistake(
+                "initializer_scale",
+                f"{self.initializer} takes its scale from the layer's size: leave this out, "
+                "or set initializer to uniform or normal",
+            )
+        return self
+
+
+class SGD(Part):
+    """Stochastic gradient descent (Robbins and Monro 1951)."""
+
+    name: Literal["sgd"] = "sgd"
+    learning_rate: float = Field(default=0.01, gt=0, le=1000)
+    """Step size before the schedule."""
+    momentum: Fraction = 0.0
+    """Share of the previous step that is kept (Polyak 1964)."""
+    nesterov: bool = False
+    """Look ahead along the momentum (Nesterov 1983)."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.nesterov and self.momentum == 0:
+            raise field_mistake("nesterov", "Nesterov needs a momentum: set momentum, such as 0.9")
+        return self
+
+
+class Moments(Part):
+    """What the family of Adam has in common."""
+
+    learning_rate: float = Field(default=0.001, gt=0, le=1000)
+    """Step size before the schedule."""
+    beta1: Fraction = 0.9
+    """Decay of the mean of the gradients."""
+    beta2: Fraction = 0.999
+    """Decay of the mean of their squares."""
+    epsilon: float = Field(default=1e-8, gt=0, le=1)
+    """Added to the denominator."""
+
+
+class Adam(Moments):
+    """Adam (Kingma and Ba 2015)."""
+
+    name: Literal["adam"] = "adam"
+
+
+class AMSGrad(Moments):
+    """AMSGrad, Adam with a denominator that never shrinks (Reddi, Kale and Kumar 2018)."""
+
+    name: Literal["amsgrad"] = "amsgrad"
+
+
+class AdamW(Moments):
+    """Adam with decoupled weight decay (Loshchilov and Hutter 2019)."""
+
+    name: Literal["adamw"] = "adamw"
+    weight_decay: float = Field(default=0.01, ge=0, le=100)
+    """Share of each weight, times the learning rate, that a step takes away; biases are spared."""
+
+
+Optimizer = Annotated[SGD | Adam | AMSGrad | AdamW, Field(discriminator="name")]
+
+
+class Warmup(Part):
+    """What every schedule has: a linear rise from zero before it."""
+
+    warmup_steps: int = Field(default=0, ge=0, le=MAX_STEPS)
+    """Steps of linear rise to the learning rate before the schedule begins."""
+
+
+class Constant(Warmup):
+    """One learning rate throughout."""
+
+    name: Literal["constant"] = "constant"
+
+
+class StepDecay(Warmup):
+    """Multiply the learning rate by `factor` every so many epochs."""
+
+    name: Literal["step"] = "step"
+    factor: float = Field(default=0.1, gt=0, le=1)
+    """Factor of each fall."""
+    every_epochs: int = Field(default=10, ge=1, le=MAX_STEPS)
+    """Epochs between two falls."""
+
+
+class Exponential(Warmup):
+    """Multiply the learning rate by `factor` after each epoch."""
+
+    name: Literal["exponential"] = "exponential"
+    factor: float = Field(default=0.99, gt=0, le=1)
+    """Factor per epoch."""
+    floor: float = Field(default=0.0, ge=0, le=1000)
+    """Learning rate below which it never falls."""
+
+
+class Cosine(Warmup):
+    """Half a cosine from the learning rate to `final_fraction` of it (Loshchilov and Hutter 2017)."""
+
+    name: Literal["cosine"] = "cosine"
+    final_fraction: float = Field(default=0.0, ge=0, le=1)
+    """Learning rate of the last step as a share of the first."""
+
+
+class OneCycle(Part):
+    """Rise to the learning rate, then fall below the start, both along a cosine (Smith 2018)."""
+
+    name: Literal["one_cycle"] = "one_cycle"
+    rise_fraction: float = Field(default=0.3, gt=0, lt=1)
+    """Share of all steps spent rising."""
+    initial_divisor: float = Field(default=25.0, ge=1, le=1e6)
+    """The first learning rate is the peak divided by this."""
+    final_divisor: float = Field(default=1e4, ge=1, le=1e9)
+    """The last learning rate is the first divided by this."""
+
+
+Schedule = Annotated[Constant | StepDecay | Exponential | Cosine | OneCycle, Field(discriminator="name")]
+
+
+class Regularization(Part):
+    """What is done against over-fitting."""
+
+    l1: float = Field(default=0.0, ge=0, le=100)
+    """Weight of the sum of |w| (not biases), applied as a proximal step, so that weights become exactly zero."""
+    l2: float = Field(default=0.0, ge=0, le=100)
+    """Weight of half the sum of w squared (not biases), added to the gradient."""
+    dropout: Fraction = 0.0
+    """Share of each hidden layer's outputs dropped in training (Srivastava et al. 2014)."""
+    label_smoothing: Fraction = 0.0
+    """Share of each label spread evenly over all classes (Szegedy et al. 2016)."""
+
+
+class EarlyStopping(Part):
+    """Stop when a held-out figure no longer improves (the lecture's Landweber regularisation)."""
+
+    monitor: Monitor = "validation_loss"
+    """Figure that is watched."""
+    patience: int = Field(default=5, ge=1, le=1_000_000)
+    """Evaluations without improvement before training stops."""
+    min_delta: float = Field(default=0.0, ge=0, le=1000)
+    """Smallest change that counts as an improvement."""
+    restore_best: bool = True
+    """End with the weights of the best evaluation rather than the last."""
+
+
+class Evaluation(Part):
+    """When the training, validation and test figures are taken. At most one cadence; none: about every
+    epoch, and no more than some hundred times a run. Always before the first step and after the last."""
+
+    every_steps: int | None = Field(default=None, ge=1, le=MAX_STEPS)
+    """Optimiser steps between evaluations."""
+    every_epochs: int | None = Field(default=None, ge=1, le=MAX_STEPS)
+    """Epochs between evaluations."""
+    every_seconds: float | None = Field(default=None, gt=0, le=86400)
+    """Seconds between evaluations, at the first step after them."""
+    train_examples: int = Field(default=2000, ge=1, le=1_000_000)
+    """Training accuracy and loss are measured on the first so many training images, as the lecture does."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        given = [name for name in ("every_steps", "every_epochs", "every_seconds") if getattr(self, name)]
+        if len(given) > 1:
+            raise field_mistake(given[1], f"{given[0]} is set too: keep one cadence")
+        return self
+
+
+class Checkpoints(Part):
+    """When weights are stored, and which of them are kept. The last is always stored."""
+
+    every_epochs: int | None = Field(default=1, ge=1, le=MAX_STEPS)
+    """Epochs between checkpoints; null: by steps or seconds only."""
+    every_steps: int | None = Field(default=None, ge=1, le=MAX_STEPS)
+    """Optimiser steps between checkpoints; null: by epochs only."""
+    min_seconds: float = Field(default=5.0, ge=0, le=86400)
+    """Of the checkpoints that `newest` keeps, those sooner than this after the one before are passed over."""
+    keep: Literal["newest", "all"] = "newest"
+    """newest keeps the `newest` latest, the best and the last; all keeps each one, as the lecture does."""
+    newest: int = Field(default=2, ge=1, le=1000)
+    """How many of the latest are kept by `newest`."""
+
+
+class TrainingSpec(Part):
+    """Everything that decides what a training job computes. The same spec, data, device and versions
+    give the same weights, bit for bit, when `deterministic` is set."""
+
+    task: Task | None = None
+    """classification or regression; unset: the dataset's."""
+    dataset: DatasetSpec = DatasetSpec()
+    """What is learnt from."""
+    network: NetworkSpec = NetworkSpec()
+    """The multi-layer perceptron."""
+    loss: Literal["cross_entropy", "mse"] | None = None
+    """cross_entropy on logits, or mse (against one-hot labels in a classification); unset: by task."""
+    optimizer: Optimizer = Adam()
+    """How weights follow the gradient."""
+    schedule: Schedule = Constant()
+    """Learning rate as a function of the step."""
+    batch_size: Annotated[int, Field(ge=1, le=10_000_000)] | Literal["full"] = 100
+    """Examples a step, or "full" for all of them."""
+    epochs: int | None = Field(default=None, ge=1, le=MAX_STEPS)
+    """Epochs trained; this or `steps`; neither: 10."""
+    passes_per_epoch: int = Field(default=1, ge=1, le=100_000)
+    """Passes over the training set that make one epoch (the lecture's deep net: 10)."""
+    steps: int | None = Field(default=None, ge=1, le=MAX_STEPS)
+    """Optimiser steps trained, instead of `epochs`."""
+    regularization: Regularization = Regularization()
+    """What is done against over-fitting."""
+    augmentation: None = None
+    """Deformed training images: not yet built, leave it out."""
+    early_stopping: EarlyStopping | None = None
+    """Stop when a held-out figure no longer improves; unset: train to the end."""
+    evaluation: Evaluation = Evaluation()
+    """When figures are taken."""
+    checkpoints: Checkpoints = Checkpoints()
+    """When weights are stored."""
+    seed: int = Field(default=0, ge=0, lt=2**63)
+    """Seed of the first weights, the order of examples and dropout."""
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Arithmetic of the products: float32 is exact, bfloat16 keeps float32 master weights; auto is float32
+    at present."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where it trains: auto takes a GPU if a live worker has one."""
+    deterministic: bool = True
+    """Refuse algorithms whose result may differ between runs."""
+    max_runtime_seconds: float | None = Field(default=None, gt=0, le=31_536_000)
+    """Seconds of training, all attempts together, after which the job fails with its checkpoints kept."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        for mistake in self._mistakes():
+            raise mistake
+        return self
+
+    def _mistakes(self) -> Iterator[PydanticCustomError]:
+        card = self.dataset.card
+        if self.task is not None and self.task != card.task:
+            yield field_mistake("task", f"{card.name} is a {card.task}: set that, or leave it out")
+        if self.loss == "cross_entropy" and card.task == "regression":
+            yield field_mistake("loss", "a regression has no classes: use mse")
+        if self.regularization.label_smoothing and self.loss_name != "cross_entropy":
+            yield field_mistake("regularization/label_smoothing", "needs cross_entropy: set it to 0")
+        if self.epochs is not None and self.steps is not None:
+            yield field_mistake("steps", "epochs is set too: give one and set the other to null")
+        if self.batch_size != "full" and self.batch_size > self.dataset.train_examples:
+            yield field_mistake(
+                "batch_size",
+                f"{self.batch_size:,} is over the {self.dataset.train_examples:,} training examples: "
+                'make it smaller, or "full"',
+            )
+        if self.network.input_normalization == "symmetric" and card.task == "regression":
+            yield field_mistake("network/input_normalization", "symmetric is for pixels: use standardize")
+        if self.plan.steps > MAX_STEPS:
+            yield field_mistake(
+                "epochs", f"that is {self.plan.steps:,} steps, over the limit of {MAX_STEPS:,}: ask for fewer"
+            )
+        if isinstance(self.schedule, Warmup) and self.schedule.warmup_steps > self.plan.steps:
+            yield field_mistake(
+                "schedule/warmup_steps", f"the run has only {self.plan.steps:,} steps: warm up for fewer"
+            )
+        if self.early_stopping is not None:
+            yield from self._early_stopping_mistakes(self.early_stopping)
+
+    def _early_stopping_mistakes(self, stopping: EarlyStopping) -> Iterator[PydanticCustomError]:
+        if self.dataset.validation == 0:
+            yield field_mistake(
+                "early_stopping/monitor",
+                "there is no held-out data to watch: set dataset.validation, such as 10000",
+            )
+        if self.evaluation.every_seconds is not None:
+            yield field_mistake(
+                "evaluation/every_seconds",
+                "early stopping by the clock cannot be repeated: use every_steps or every_epochs",
+            )
+        if self.task_name == "regression" and stopping.monitor == "validation_accuracy":
+            yield field_mistake("early_stopping/monitor", "a regression has no accuracy: use validation_loss")
+
+    @property
+    def task_name(self) -> Task:
+        return self.dataset.card.task
+
+    @property
+    def loss_name(self) -> Literal["cross_entropy", "mse"]:
+        return self.loss or ("cross_entropy" if self.task_name == "classification" else "mse")
+
+    @property
+    def layer_widths(self) -> tuple[int, ...]:
+        """Units of every layer, inputs and outputs included."""
+        card = self.dataset.card
+        return (card.inputs, *self.network.hidden_widths, card.outputs)
+
+    @property
+    def parameter_count(self) -> int:
+        """Weights and biases: sum over layers of (inputs + 1) x outputs."""
+        return sum((inputs + 1) * outputs for inputs, outputs in pairwise(self.layer_widths))
+
+    @property
+    def plan(self) -> "Plan":
+        """How many steps, batches and epochs the spec comes to."""
+        examples = self.dataset.train_examples
+        batch = examples if self.batch_size == "full" else self.batch_size
+        steps_per_pass = math.ceil(examples / batch)
+        steps_per_epoch = steps_per_pass * self.passes_per_epoch
+        steps = self.steps if self.steps is not None else (self.epochs or 10) * steps_per_epoch
+        return Plan(examples, batch, steps_per_pass, steps_per_epoch, steps)
+
+    @property
+    def memory_bytes(self) -> int:
+        """Estimate of the memory that training takes: weights, gradients and optimiser state in float32,
+        the dataset as bytes, and the activations of a batch."""
+        copies = {"sgd": 3, "adam": 4, "amsgrad": 5, "adamw": 4}[self.optimizer.name]
+        activations = 3 * 4 * self.plan.batch * sum(self.layer_widths)
+        card = self.dataset.card
+        data = (self.dataset.total_examples + card.test_examples) * (card.inputs + 1)
+        return 4 * copies * self.parameter_count + activations + data
+
+    def canonical_json(self) -> str:
+        """The spec with every field spelt out and keys sorted: equal specs give equal text."""
+        return json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The arithmetic of a run. Steps count from 1; step 0 is the untrained network."""
+
+    examples: int
+    batch: int
+    steps_per_pass: int
+    steps_per_epoch: int
+    steps: int
+
+    def epoch_of(self, step: int) -> float:
+        """Epochs done after `step` steps (a fraction within one)."""
+        return step / self.steps_per_epoch
+
+    @property
+    def epochs(self) -> float:
+        return self.epoch_of(self.steps)
+
+
+def field_mistake(path: str, detail: str) -> PydanticCustomError:
+    """A mistake that spans fields; `path` leads from the model that checks to the field to change."""
+    return PydanticCustomError("mistake", "{detail}", {"detail": detail, "path": path})
+
+
+def parse(payload: object, *, max_parameters: int) -> TrainingSpec:
+    """A spec from decoded JSON. Raises Invalid with a JSON pointer and a remedy for each mistake,
+    also when the network has more than `max_parameters` parameters."""
+    try:
+        spec = TrainingSpec.model_validate(payload)
+    except ValidationError as error:
+        raise Invalid(
+            "the training spec has mistakes; each is listed with its field",
+            code="invalid_spec",
+            errors=pointed(error),
+        ) from None
+    if spec.parameter_count > max_parameters:
+        detail = (
+            f"{spec.parameter_count:,} parameters are over the budget of {max_parameters:,} "
+            "(NUMERAL_MAX_PARAMETERS): use narrower or fewer layers"
+        )
+        raise Invalid(
+            detail,
+            code="parameter_budget",
+            errors=[FieldError("#/network/hidden_widths", detail)],
+        )
+    return spec
+
+
+def pointed(error: ValidationError) -> list[FieldError]:
+    """The mistakes of a validation, each as a JSON pointer into the payload and a sentence."""
+    return [_pointed_one(item) for item in error.errors(include_url=False, include_input=False)]
+
+
+_TAGS_OF = {
+    "optimizer": ("sgd", "adam", "amsgrad", "adamw"),
+    "schedule": ("constant", "step", "exponential", "cosine", "one_cycle"),
+}
+
+
+def _pointed_one(item: Mapping[str, Any]) -> FieldError:
+    location = [str(part) for part in item["loc"]]
+    if len(location) > 1 and location[1] in _TAGS_OF.get(location[0], ()):
+        del location[1]  # pydantic puts the chosen member of a union into the path
+    if location[:1] == ["batch_size"]:
+        location = location[:1]
+    extra = item.get("ctx", {}).get("path") if item["type"] == "mistake" else None
+    parts = location + (extra.split("/") if extra else [])
+    message = item["msg"]
+    if item["type"] == "extra_forbidden":
+        message = "there is no such field: remove it, or see the spec reference for its name"
+    if item["type"].startswith("union_tag"):
+        parts = [*parts, "name"]
+        choices = ", ".join(sorted(_TAGS_OF[parts[0]]))
+        message = f"is missing or unknown: give one of {choices}"
+    if parts[:1] == ["augmentation"]:
+        message = "augmentation is not built yet: leave it out or set it to null"
+    pointer = "#" + "".join("/" + part.replace("~", "~0").replace("/", "~1") for part in parts)
+    return FieldError(pointer, message)
