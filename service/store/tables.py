@@ -1,0 +1,191 @@
+"""The tables. Times are seconds since 1970 by the database's clock; JSON is JSONB on PostgreSQL."""
+
+from sqlalchemy import (
+    JSON,
+    Boolean,
+    CheckConstraint,
+    Column,
+    Double,
+    ForeignKey,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    String,
+    Table,
+    Text,
+)
+from sqlalchemy.dialects.postgresql import JSONB
+from sqlalchemy.types import BigInteger
+
+metadata = MetaData(
+    naming_convention={
+        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+        "ck": "ck_%(table_name)s_%(constraint_name)s",
+        "fk": "fk_%(table_name)s_%(column_0_name)s",
+        "pk": "pk_%(table_name)s",
+    }
+)
+_json = JSON(none_as_null=True).with_variant(JSONB(none_as_null=True), "postgresql")
+_id = String(64)
+
+job = Table(
+    "job",
+    metadata,
+    Column("id", _id, primary_key=True),
+    Column("state", String(16), nullable=False),
+    Column("preset", String(100)),
+    Column("spec", _json, nullable=False),
+    Column("parameter_count", BigInteger, nullable=False),
+    Column("queue", String(16), nullable=False),
+    Column("priority", Integer, nullable=False),  # 0 goes first, 9 last
+    Column("metadata", _json, nullable=False),
+    Column("attempt", Integer, nullable=False, default=0),  # the fence: raised by each claim
+    Column("crashes", Integer, nullable=False, default=0),  # workers lost; graceful hand-backs do not count
+    Column("max_attempts", Integer, nullable=False),
+    Column("worker", String(200)),
+    Column("device", String(100)),
+    Column("lease_until", Double),
+    Column("last_progress_at", Double),
+    Column("runtime_seconds", Double, nullable=False, default=0.0),  # of the attempts that ended
+    Column("progress", _json),
+    Column("metrics", _json, nullable=False),  # newest value of each
+    Column("error", _json),
+    Column("model_id", _id),
+    Column("weights_sha256", String(64)),
+    Column("dataset_sha256", String(64)),
+    Column("last_event", Integer, nullable=False, default=0),
+    Column("queued_at", Double, nullable=False),
+    Column("rung_at", Double),  # when its message was last sent
+    Column("created_at", Double, nullable=False),
+    Column("started_at", Double),
+    Column("finished_at", Double),
+    Column("deleted_at", Double),
+    CheckConstraint(
+        "state IN ('queued','running','cancelling','pausing','paused','succeeded','failed','cancelled')",
+        name="state",
+    ),
+    Index("ix_job_state_priority_id", "state", "priority", "id"),
+    Index("ix_job_preset_id", "preset", "id"),
+)
+
+event = Table(
+    "event",
+    metadata,
+    Column("job_id", _id, ForeignKey("job.id", ondelete="CASCADE"), primary_key=True),
+    Column("seq", Integer, primary_key=True),
+    Column("type", String(16), nullable=False),
+    Column("data", _json, nullable=False),
+    Column("time", Double, nullable=False),
+    sqlite_with_rowid=False,
+)
+
+metric = Table(
+    "metric",
+    metadata,
+    Column("job_id", _id, ForeignKey("job.id", ondelete="CASCADE"), primary_key=True),
+    Column("name", String(64), primary_key=True),
+    Column("step", BigInteger, primary_key=True),
+    Column("epoch", Double, nullable=False),
+    Column("value", Double, nullable=False),
+    Column("time", Double, nullable=False),
+    sqlite_with_rowid=False,
+)
+
+checkpoint = Table(
+    "checkpoint",
+    metadata,
+    Column("id", _id, primary_key=True),
+    Column("job_id", _id, ForeignKey("job.id", ondelete="SET NULL"), index=True),
+    Column("attempt", Integer, nullable=False),
+    Column("step", BigInteger, nullable=False),
+    Column("epoch", Double, nullable=False),
+    Column("reason", String(16), nullable=False),  # scheduled, final, paused, released
+    Column("metrics", _json, nullable=False),
+    Column("spec", _json, nullable=False),
+    Column("bad", Boolean, nullable=False, default=False),
+    Column("weights_blob", _id, nullable=False, unique=True),
+    Column("weights_sha256", String(64), nullable=False),
+    Column("weights_size", BigInteger, nullable=False),
+    Column("state_blob", _id, unique=True),
+    Column("state_sha256", String(64)),
+    Column("state_size", BigInteger),
+    Column("created_at", Double, nullable=False),
+)
+
+chunk = Table(
+    "chunk",
+    metadata,
+    Column("blob_id", _id, primary_key=True),
+    Column("ordinal", Integer, primary_key=True),
+    Column("data", LargeBinary, nullable=False),
+)
+
+model = Table(
+    "model",
+    metadata,
+    Column("id", _id, primary_key=True),
+    Column("version", Integer, nullable=False, unique=True),
+    Column("task", String(16), nullable=False),
+    Column("job_id", _id, nullable=False),
+    Column("checkpoint_id", _id, ForeignKey("checkpoint.id"), nullable=False),
+    Column("preset", String(100)),
+    Column("spec", _json, nullable=False),
+    Column("parameter_count", BigInteger, nullable=False),
+    Column("preprocessing", String(16), nullable=False),
+    Column("metrics", _json, nullable=False),
+    Column("calibration", _json),
+    Column("weights_sha256", String(64), nullable=False),
+    Column("dataset_sha256", String(64), nullable=False),
+    Column("provenance", _json, nullable=False),  # device, seed, versions of code and libraries
+    Column("created_at", Double, nullable=False),
+    Index("ix_model_task_version", "task", "version"),
+)
+
+alias = Table(
+    "alias",
+    metadata,
+    Column("name", String(64), primary_key=True),
+    Column("seq", Integer, nullable=False),  # the entry of its history in force
+    Column("model_id", _id, ForeignKey("model.id"), nullable=False),
+    Column("updated_at", Double, nullable=False),
+)
+
+alias_history = Table(
+    "alias_history",
+    metadata,
+    Column("name", String(64), primary_key=True),
+    Column("seq", Integer, primary_key=True),
+    Column("model_id", _id, ForeignKey("model.id"), nullable=False),
+    Column("action", String(16), nullable=False),  # set, rollback
+    Column("before", Integer),  # the entry that a rollback from here returns to
+    Column("time", Double, nullable=False),
+)
+
+counter = Table(
+    "counter",
+    metadata,
+    Column("name", String(32), primary_key=True),
+    Column("value", Integer, nullable=False),
+)
+
+idempotency = Table(
+    "idempotency",
+    metadata,
+    Column("key", String(320), primary_key=True),
+    Column("fingerprint", String(64), nullable=False),
+    Column("answer", _json, nullable=False),
+    Column("created_at", Double, nullable=False, index=True),
+)
+
+worker = Table(
+    "worker",
+    metadata,
+    Column("name", String(200), primary_key=True),
+    Column("queues", Text, nullable=False),  # comma-separated
+    Column("device", String(100), nullable=False),
+    Column("job_id", _id),
+    Column("started_at", Double, nullable=False),
+    Column("seen_at", Double, nullable=False),
+)

@@ -1,0 +1,63 @@
+"""The training processes that are alive, so that jobs go where someone serves them."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from sqlalchemy import delete, func, select, update
+
+from service.store.database import Database, insert_new, now
+from service.store.tables import job, worker
+
+ALIVE_SECONDS = 45.0  # more than three of the heartbeats that a worker sends
+
+
+@dataclass(frozen=True)
+class Worker:
+    """One training process. `job_id`: what it works on."""
+
+    name: str
+    queues: str
+    device: str
+    job_id: str | None
+    started_at: float
+    seen_at: float
+
+
+def seen(db: Database, name: str, *, queues: Sequence[str], device: str, job_id: str | None) -> None:
+    """A worker says that it lives."""
+    values = {"queues": ",".join(queues), "device": device, "job_id": job_id, "seen_at": now()}
+    with db.write(durable=False) as connection:
+        known = connection.execute(update(worker).where(worker.c.name == name).values(values))
+        if known.rowcount == 0:
+            connection.execute(insert_new(connection, worker).values(name=name, started_at=now(), **values))
+
+
+def gone(db: Database, name: str) -> None:
+    """A worker has left."""
+    with db.write(durable=False) as connection:
+        connection.execute(delete(worker).where(worker.c.name == name))
+
+
+def alive(db: Database) -> list[Worker]:
+    """Workers seen of late, by name."""
+    recent = worker.c.seen_at > now() - ALIVE_SECONDS
+    with db.read() as connection:
+        return [
+            Worker(**row._mapping)
+            for row in connection.execute(select(worker).where(recent).order_by(worker.c.name))
+        ]
+
+
+def forget_old(db: Database) -> None:
+    """Drop those not seen for a day."""
+    with db.write(durable=False) as connection:
+        connection.execute(delete(worker).where(worker.c.seen_at < now() - 86_400.0))
+
+
+def oldest_wait(db: Database, queues: Sequence[str]) -> float | None:
+    """Seconds that the oldest queued job of these queues has waited; None if none waits."""
+    query = select(now() - func.min(job.c.queued_at)).where(
+        job.c.state == "queued", job.c.queue.in_(queues), job.c.deleted_at.is_(None)
+    )
+    with db.read() as connection:
+        return connection.execute(query).scalar_one_or_none()
