@@ -4,6 +4,7 @@ newcomer's machine and a failure in CI."""
 import os
 import uuid
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import NoReturn
 
@@ -11,6 +12,7 @@ import psycopg
 import pytest
 from sqlalchemy import make_url
 
+from service.data import datasets
 from service.store import schema
 from service.store.database import Database
 
@@ -22,6 +24,14 @@ def missing(what: str) -> NoReturn:
     if os.environ.get("CI"):
         pytest.fail(f"{what} is missing, and CI must have it")
     pytest.skip(f"{what} is missing here")
+
+
+@cache
+def mnist_folder() -> Path:
+    """The folder with the real MNIST: as set, or fetched once and kept where `make demo` keeps it."""
+    given = os.environ.get("NUMERAL_DATA_DIR")
+    cache_dir = Path(__file__).parent.parent / ".numeral" / "data"
+    return datasets.fetch("mnist", cache_dir=cache_dir, data_dir=Path(given) if given else None).folder
 
 
 @pytest.fixture(autouse=True)

@@ -13,7 +13,7 @@ from sqlalchemy import ColumnElement, Connection, and_, case, null, select
 
 from service.store import tables
 from service.store.database import Database, insert_new, now
-from service.store.events import Telling, change
+from service.store.events import Telling, change, hold
 from service.store.jobs import ACTIVE, Job, JobLost, State
 from service.store.tables import job
 
@@ -89,16 +89,18 @@ def write_progress(
     """Store where the run is, its new points (each step of a series once, whoever stores it first) and
     one `metric` event for each set of figures taken whose points are new. Raises JobLost."""
     with db.write(durable=False) as connection:
+        held = connection.execute(select(job.c.metrics).where(attempt.holds).with_for_update()).first()
+        if held is None:  # before the points: the job that they belong to may be gone
+            raise _lost(attempt)
         new = _insert_points(connection, attempt, points)
         told = [figure for figure in figures if figure["step"] in new]
         tellings: list[Telling] = [("metric", figure) for figure in told]
         tellings.append(("progress", progress))
         values: dict[str, Any] = {"progress": dict(progress), "last_progress_at": now()}
         if told:
-            values["metrics"] = _merged(connection, attempt, told)
+            values["metrics"] = _merged(held.metrics, told)
         row = change(connection, attempt.holds, values, *tellings)
-        if row is None:
-            raise _lost(attempt)
+        assert row is not None, "the row is held by this transaction"
         return row.state  # type: ignore[no-any-return]
 
 
@@ -122,9 +124,8 @@ def _insert_points(connection: Connection, attempt: Attempt, points: Sequence[Po
     return set(connection.execute(statement, rows).scalars())
 
 
-def _merged(connection: Connection, attempt: Attempt, figures: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
-    found = connection.execute(select(job.c.metrics).where(attempt.holds)).scalar_one_or_none()
-    merged = dict(found or {})
+def _merged(newest: Mapping[str, Any], figures: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
+    merged = dict(newest)
     for figure in figures:
         merged |= figure["metrics"]
     return merged
@@ -182,11 +183,14 @@ def paused(db: Database, attempt: Attempt, *, runtime: float) -> bool:
         return row is not None
 
 
-def release(db: Database, attempt: Attempt, *, runtime: float) -> None:
-    """Hand the job back because the worker is told to leave; costs the job nothing. Raises JobLost."""
+def release(db: Database, attempt: Attempt, *, runtime: float) -> Job:
+    """Hand the job back because the worker is told to leave; costs the job nothing. Returns it as it is
+    then. Raises JobLost."""
     with db.write() as connection:
-        if _give_up(connection, attempt.holds, _let_go(runtime), crashed=0, reason="worker_left") is None:
+        job_now = _give_up(connection, attempt.holds, _let_go(runtime), crashed=0, reason="worker_left")
+        if job_now is None:
             raise _lost(attempt)
+        return job_now
 
 
 def worker_lost(
@@ -224,6 +228,7 @@ def _give_up(
     if crashed:
         outcomes.append((used_up, "failed", ended | {"error": error}))
     outcomes.append((_state_is("running"), "queued", {"queued_at": now(), "rung_at": None}))
+    hold(connection, where)
     for condition, becomes, extra in outcomes:
         tellings: list[Telling] = [("status", {"state": becomes, **told})]
         if "finished_at" in extra:

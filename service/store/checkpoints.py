@@ -9,9 +9,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from sqlalchemy import Select, insert, select, update
+from sqlalchemy import Connection, Select, func, insert, select, update
 
-from service.errors import NotFound
+from service.errors import NotFound, Unavailable
 from service.store import tables
 from service.store.attempts import Attempt
 from service.store.database import Database, now
@@ -100,6 +100,7 @@ def save(
         row = change(connection, attempt.holds, {"last_progress_at": now()}, ("checkpoint", told))
         if row is None:
             raise JobLost(f"attempt {attempt.number} does not hold {attempt.job_id} any more")
+        _require_pieces(connection, {weights_blob: weights} | ({state_blob: state} if state_blob else {}))
         return _of(connection.execute(insert(checkpoint).values(values).returning(*checkpoint.c)).one())
 
 
@@ -110,6 +111,14 @@ def _write_blob(db: Database, data: bytes) -> str:
         with db.write(durable=False) as connection:
             connection.execute(insert(tables.chunk).values(blob_id=blob_id, ordinal=ordinal, data=piece))
     return blob_id
+
+
+def _require_pieces(connection: Connection, blobs: Mapping[str | None, bytes | None]) -> None:
+    """A save that took longer than the collector's grace, a sleeping laptop's perhaps, may have lost some."""
+    expected = sum(-(-len(data) // CHUNK_BYTES) for data in blobs.values() if data is not None)
+    counted = select(func.count()).where(tables.chunk.c.blob_id.in_(blobs))
+    if connection.execute(counted).scalar_one() != expected:
+        raise Unavailable("pieces of the checkpoint were collected while it was saved; try again")
 
 
 def prune(db: Database, job_id: str, kept: Kept) -> None:
@@ -126,7 +135,7 @@ def prune(db: Database, job_id: str, kept: Kept) -> None:
         staying = used | {one.id for one in _staying(whole, kept)}
         leaving = [one.id for one in found if one.id not in staying]
         connection.execute(checkpoint.delete().where(checkpoint.c.id.in_(leaving)))
-        stateless = [one.id for one in whole[STATES_KEPT:] if one.state_blob]
+        stateless = [one.id for one in whole if one.state_blob][STATES_KEPT:]
         connection.execute(
             update(checkpoint)
             .where(checkpoint.c.id.in_(stateless))

@@ -16,6 +16,7 @@ from sqlalchemy import Connection, Double, Engine, Table, create_engine, event, 
 from sqlalchemy.dialects import postgresql as postgresql_dialect
 from sqlalchemy.dialects import sqlite as sqlite_dialect
 from sqlalchemy.exc import DBAPIError, OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.pool import NullPool, QueuePool
 from sqlalchemy.sql.functions import FunctionElement
@@ -40,7 +41,7 @@ class now(FunctionElement[float]):  # noqa: N801 - reads as SQL's own functions 
 
 @compiles(now, "sqlite")
 def _now_sqlite(*_: Any, **__: Any) -> str:
-    return "unixepoch('subsec')"
+    return "round((julianday('now') - 2440587.5) * 86400.0, 3)"  # unixepoch('subsec') needs SQLite 3.42
 
 
 @compiles(now, "postgresql")
@@ -77,14 +78,17 @@ class Database:
     @contextmanager
     def read(self) -> Iterator[Connection]:
         """One snapshot of the database. Keep it short: never while training or streaming."""
-        with _translated(), self.engine.connect() as connection, connection.begin():
-            yield connection
+        with translated(), self.engine.connect() as connection:
+            if not self.is_sqlite:  # by default each of its statements would see a snapshot of its own
+                connection = connection.execution_options(isolation_level="REPEATABLE READ")
+            with connection.begin():
+                yield connection
 
     @contextmanager
     def write(self, *, durable: bool = True) -> Iterator[Connection]:
         """One transaction. `durable`: on disk when it returns, through a power cut too; without it
         a power cut (not a crash of ours) may lose the last few, in order."""
-        with _translated(), self.engine.connect() as connection:
+        with translated(), self.engine.connect() as connection:
             if self.is_sqlite:
                 _set_synchronous(connection, "FULL" if durable else "NORMAL")
                 connection = connection.execution_options(numeral_write=True)
@@ -156,9 +160,13 @@ def _set_synchronous(connection: Connection, level: str) -> None:
 
 
 @contextmanager
-def _translated() -> Iterator[None]:
+def translated() -> Iterator[None]:
+    """What the database says, as an error that a caller may read."""
     try:
         yield
+    except PoolTimeout as error:
+        detail = "too many requests wait for the database; nothing was written"
+        raise Unavailable(detail, code="storage_busy") from error
     except DBAPIError as error:
         if _is_busy(error):
             raise Unavailable("the database is busy; nothing was written", code="storage_busy") from error

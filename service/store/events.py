@@ -46,6 +46,12 @@ def change(
     return row
 
 
+def hold(connection: Connection, where: ColumnElement[bool]) -> None:
+    """Let nobody else change the job row that `where` finds until this transaction ends, so that the
+    conditional updates that follow all meet one state. SQLite's writers are alone as it is."""
+    connection.execute(select(job.c.id).where(where).with_for_update())
+
+
 def record(connection: Connection, row: Row[Any], tellings: Sequence[Telling]) -> None:
     """Store the events that `change` has numbered."""
     first = row.last_event - len(tellings) + 1

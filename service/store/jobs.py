@@ -22,7 +22,7 @@ from service.errors import Conflict, Invalid, NotFound, ServiceError, Unavailabl
 from service.spec import TrainingSpec
 from service.store import tables
 from service.store.database import Database, insert_new, now
-from service.store.events import Telling, change, record
+from service.store.events import Telling, change, hold, record
 from service.store.identifiers import new_id
 from service.store.tables import job
 
@@ -272,6 +272,7 @@ def resume(db: Database, job_id: str) -> tuple[Job, bool]:
 def edit(db: Database, job_id: str, *, metadata: Mapping[str, Any] | None, priority: int | None) -> Job:
     """Change what may change: the metadata at any time, the priority of a job that has not ended."""
     with db.write() as connection:
+        hold(connection, job.c.id == job_id)
         before = _get(connection, job_id)
         values: dict[str, Any] = {}
         if metadata is not None:
@@ -285,7 +286,7 @@ def edit(db: Database, job_id: str, *, metadata: Mapping[str, Any] | None, prior
         if not values:
             return before
         row = change(connection, job.c.id == job_id, values)
-        assert row is not None, "the row was read in this transaction"
+        assert row is not None, "the row is held by this transaction"
         return Job.of(row)
 
 
@@ -294,6 +295,7 @@ def remove(db: Database, job_id: str) -> None:
     a model that it made stays. Raises Conflict while it is queued or held."""
     removable = (*TERMINAL, "paused")
     with db.write() as connection:
+        hold(connection, job.c.id == job_id)
         row = change(connection, and_(job.c.id == job_id, job.c.state.in_(removable)), {"deleted_at": now()})
         if row is None:
             state = _get(connection, job_id).state
@@ -304,6 +306,7 @@ _Move = tuple[Sequence[str], Mapping[str, Any], Sequence[Telling]]
 
 
 def _first_of(connection: Connection, job_id: str, *moves: _Move) -> Job | None:
+    hold(connection, job.c.id == job_id)
     for states, values, tellings in moves:
         where = and_(job.c.id == job_id, job.c.state.in_(states))
         row = change(connection, where, values, *tellings)

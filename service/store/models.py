@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, func, insert, select, update
+from sqlalchemy import Connection, Select, func, insert, select, update
 
 from service.errors import Conflict, Invalid, NotFound
 from service.spec import TrainingSpec
@@ -79,6 +79,7 @@ def finish(
                 "finished_at": now(),
                 "model_id": identifier,
                 "weights_sha256": header.weights_sha256,
+                "metrics": header.metrics,
                 "worker": None,
                 "lease_until": None,
                 "runtime_seconds": job.c.runtime_seconds + runtime,
@@ -174,7 +175,7 @@ def aliases(db: Database) -> list[Alias]:
 def alias_of(db: Database, name: str) -> tuple[Alias, list[dict[str, Any]]]:
     """An alias and its moves, newest first. Raises NotFound."""
     with db.read() as connection:
-        current = _current(connection, name)
+        current = _alias(connection, select(alias).where(alias.c.name == name), name)
         moves = connection.execute(
             select(alias_history).where(alias_history.c.name == name).order_by(alias_history.c.seq.desc())
         )
@@ -224,7 +225,11 @@ def _locked(connection: Connection, name: str, model_id: str) -> Alias | None:
 
 
 def _current(connection: Connection, name: str) -> Alias:
-    row = connection.execute(select(alias).where(alias.c.name == name).with_for_update()).first()
+    return _alias(connection, select(alias).where(alias.c.name == name).with_for_update(), name)
+
+
+def _alias(connection: Connection, query: Select[Any], name: str) -> Alias:
+    row = connection.execute(query).first()
     if row is None:
         raise NotFound(f"there is no alias {name!r}", code="alias_not_found")
     return Alias(**row._mapping)

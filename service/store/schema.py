@@ -17,7 +17,7 @@ from filelock import FileLock
 from sqlalchemy import Connection, text
 
 from service.errors import ServiceError
-from service.store.database import Database
+from service.store.database import Database, translated
 
 ADVISORY_LOCK = 0x6E756D6572616C  # "numeral"
 LOCK_SECONDS = 120
@@ -30,7 +30,7 @@ class SchemaTooNew(ServiceError):
 def migrate(db: Database) -> tuple[str | None, str]:
     """Upgrade to the newest version; returns the version before (None: empty) and after.
     Raises SchemaTooNew if the database comes from a newer Numeral; it is then left as it is."""
-    with _alone(db), db.engine.connect() as connection:
+    with translated(), _alone(db), db.engine.connect() as connection:
         if db.is_sqlite:
             _off_and_on(connection, "OFF")
         try:

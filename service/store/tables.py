@@ -14,6 +14,7 @@ from sqlalchemy import (
     String,
     Table,
     Text,
+    text,
 )
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.types import BigInteger
@@ -67,7 +68,14 @@ job = Table(
         name="state",
     ),
     Index("ix_job_state_priority_id", "state", "priority", "id"),
+    Index("ix_job_state_id", "state", "id"),
     Index("ix_job_preset_id", "preset", "id"),
+    Index(
+        "ix_job_deleted_at",
+        "deleted_at",
+        sqlite_where=text("deleted_at IS NOT NULL"),
+        postgresql_where=text("deleted_at IS NOT NULL"),
+    ),
 )
 
 event = Table(
@@ -128,8 +136,8 @@ model = Table(
     Column("id", _id, primary_key=True),
     Column("version", Integer, nullable=False, unique=True),
     Column("task", String(16), nullable=False),
-    Column("job_id", _id, nullable=False),
-    Column("checkpoint_id", _id, ForeignKey("checkpoint.id"), nullable=False),
+    Column("job_id", _id, nullable=False, index=True),
+    Column("checkpoint_id", _id, ForeignKey("checkpoint.id"), nullable=False, index=True),
     Column("preset", String(100)),
     Column("spec", _json, nullable=False),
     Column("parameter_count", BigInteger, nullable=False),

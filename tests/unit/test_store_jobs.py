@@ -9,7 +9,7 @@ from sqlalchemy import func, select
 
 from service.errors import Conflict, Invalid, NotFound
 from service.spec import TrainingSpec
-from service.store import attempts, events, garbage, jobs, metrics
+from service.store import attempts, events, garbage, jobs, metrics, tables
 from service.store.attempts import Attempt, Point
 from service.store.database import Database
 from service.store.jobs import Idempotency, Job, JobLost, State, TooManyQueued
@@ -38,8 +38,8 @@ def bring_to(db: Database, state: State) -> str:
         "running": lambda: None,
         "cancelling": lambda: jobs.cancel(db, job_id),
         "pausing": lambda: jobs.pause(db, job_id),
-        "paused": lambda: (jobs.pause(db, job_id), attempts.paused(db, attempt, runtime=1)),
-        "cancelled": lambda: (jobs.cancel(db, job_id), attempts.cancelled(db, attempt, runtime=1)),
+        "paused": lambda: jobs.pause(db, job_id) and attempts.paused(db, attempt, runtime=1),
+        "cancelled": lambda: jobs.cancel(db, job_id) and attempts.cancelled(db, attempt, runtime=1),
         "failed": lambda: attempts.fail(db, attempt, code="x", detail="y", runtime=1),
     }
     steps[state]()
@@ -251,8 +251,6 @@ def test_a_deleted_job_is_gone_at_once_and_its_rows_later(db: Database) -> None:
     assert jobs.page(db, limit=9) == ([], False)
     while garbage.collect(db):
         pass
-    from service.store import tables
-
     with db.read() as connection:
         for table in (tables.job, tables.event, tables.metric):
             assert connection.execute(select(func.count()).select_from(table)).scalar_one() == 0

@@ -77,7 +77,16 @@ def upgrade() -> None:
         ),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_job")),
     )
+    op.create_index(
+        op.f("ix_job_deleted_at"),
+        "job",
+        ["deleted_at"],
+        unique=False,
+        sqlite_where=sa.text("deleted_at IS NOT NULL"),
+        postgresql_where=sa.text("deleted_at IS NOT NULL"),
+    )
     op.create_index(op.f("ix_job_preset_id"), "job", ["preset", "id"], unique=False)
+    op.create_index(op.f("ix_job_state_id"), "job", ["state", "id"], unique=False)
     op.create_index(op.f("ix_job_state_priority_id"), "job", ["state", "priority", "id"], unique=False)
 
     op.create_table(
@@ -161,6 +170,8 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("id", name=op.f("pk_model")),
         sa.UniqueConstraint("version", name=op.f("uq_model_version")),
     )
+    op.create_index(op.f("ix_model_checkpoint_id"), "model", ["checkpoint_id"], unique=False)
+    op.create_index(op.f("ix_model_job_id"), "model", ["job_id"], unique=False)
     op.create_index(op.f("ix_model_task_version"), "model", ["task", "version"], unique=False)
 
     op.create_table(
@@ -189,6 +200,8 @@ def downgrade() -> None:
     op.drop_table("alias_history")
     op.drop_table("alias")
     op.drop_index(op.f("ix_model_task_version"), table_name="model")
+    op.drop_index(op.f("ix_model_job_id"), table_name="model")
+    op.drop_index(op.f("ix_model_checkpoint_id"), table_name="model")
 
     op.drop_table("model")
     op.drop_table("metric")
@@ -198,7 +211,9 @@ def downgrade() -> None:
     op.drop_table("checkpoint")
     op.drop_table("worker")
     op.drop_index(op.f("ix_job_state_priority_id"), table_name="job")
+    op.drop_index(op.f("ix_job_state_id"), table_name="job")
     op.drop_index(op.f("ix_job_preset_id"), table_name="job")
+    op.drop_index(op.f("ix_job_deleted_at"), table_name="job")
 
     op.drop_table("job")
     op.drop_index(op.f("ix_idempotency_created_at"), table_name="idempotency")
