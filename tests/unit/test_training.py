@@ -1,0 +1,433 @@
+from collections.abc import Iterator
+from itertools import count
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from torch.nn import functional
+
+from service import checkpoints, network
+from service.data.catalog import DatasetName
+from service.data.datasets import Dataset
+from service.errors import Conflict
+from service.spec import TrainingSpec
+from worker import device as devices
+from worker import training
+from worker.training import Diverged, Report, Snapshot, fit
+
+CPU = torch.device("cpu")
+EXAMPLES, VALIDATION, TEST = 90, 30, 40
+PASS = 5  # steps of a pass over 90 examples in batches of 20
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """These networks are too small for two, which only wait for each other on a busy machine."""
+    before = torch.get_num_threads()
+    devices.set_threads(1)
+    yield
+    devices.set_threads(before)
+
+
+def dataset_of(name: DatasetName, inputs: NDArray[Any], targets: NDArray[Any], validation: int) -> Dataset:
+    for array in (inputs, targets):
+        array.flags.writeable = False  # as those of service.data are
+    train = len(inputs) - TEST - validation
+    cuts = [train, train + validation]
+    (x, x_validation, x_test), (y, y_validation, y_test) = np.split(inputs, cuts), np.split(targets, cuts)
+    return Dataset(name, x, y, x_validation, y_validation, x_test, y_test, sha256="")
+
+
+def images(validation: int = 0) -> Dataset:
+    """Ten prototypes and noise over them, so that there is something to learn."""
+    generator = np.random.default_rng(0)
+    targets = generator.integers(0, 10, EXAMPLES + validation + TEST)
+    prototypes = generator.integers(0, 2, (10, 784)) * 120
+    noise = generator.integers(0, 120, (len(targets), 784))
+    return dataset_of("mnist", (prototypes[targets] + noise).astype(np.uint8), targets, validation)
+
+
+def curve(examples: int = 400) -> Dataset:
+    generator = np.random.default_rng(0)
+    x = generator.uniform(0, np.pi, (examples + TEST, 1))
+    y = np.sin(2 * x) + generator.normal(0, 0.1, x.shape)
+    return dataset_of("simulated", x.astype(np.float32), y.astype(np.float32), 0)
+
+
+def spec_of(validation: int = 0, **fields: Any) -> TrainingSpec:
+    """A small spec on `images`: 5 steps an epoch, the last batch of 10."""
+    return TrainingSpec.model_validate(
+        {
+            "dataset": {"examples": EXAMPLES + validation, "validation": validation},
+            "network": {"hidden_widths": [16], "activation": "tanh"},
+            "optimizer": {"name": "adam", "learning_rate": 0.003},
+            "batch_size": 20,
+            "epochs": 4,
+            **fields,
+        }
+    )
+
+
+def run(spec: TrainingSpec, **fields: Any) -> list[Report]:
+    return list(fit(spec, images(spec.dataset.validation), device=CPU, **fields))
+
+
+def last_of(reports: Iterator[Report]) -> tuple[Report, bytes]:
+    """The last report and the weights then, as a checkpoint's bytes without the spec."""
+    for report in reports:
+        if report.outcome is not None:
+            return report, checkpoints.encode(report.snapshot().weights, {})
+    raise AssertionError("the run did not end")
+
+
+def stored(snapshot: Snapshot, spec: TrainingSpec) -> Snapshot:
+    """The snapshot after a way through bytes."""
+    weights = checkpoints.encode_weights(snapshot, spec, preprocessing="1")
+    state = checkpoints.encode_state(snapshot, spec, weights_sha256=checkpoints.sha256(weights))
+    return checkpoints.decode_snapshot(weights, state)
+
+
+# The loss of each step. A change that moves these changes what every job computes.
+GOLDEN = [
+    2.2525144,
+    2.1505828,
+    1.8644629,
+    1.7660086,
+    1.6627735,
+    1.4710479,
+    1.0354463,
+    1.1762991,
+    1.0103327,
+    1.0102727,
+    0.7146504,
+    0.7386322,
+    0.6353854,
+    0.7828842,
+    0.7010837,
+    0.7531786,
+    0.5107427,
+    0.4594510,
+    0.5801660,
+    0.5252156,
+    0.4924285,
+]
+
+
+def test_golden_loss_curve() -> None:
+    losses = [report.loss for report in run(spec_of())]
+    assert losses == pytest.approx(GOLDEN, rel=1e-5)
+
+
+def test_a_report_for_each_step() -> None:
+    reports = run(spec_of())
+    assert [report.step for report in reports] == list(range(21))
+    assert [report.epoch for report in reports[::5]] == [0, 1, 2, 3, 4]
+    assert [report.outcome for report in reports] == [None] * 20 + ["completed"]
+    assert {report.learning_rate for report in reports[1:]} == {0.003}
+    first, last = reports[0], reports[-1]
+    assert set(last.metrics) == {"train_loss", "train_accuracy", "test_loss", "test_accuracy"}
+    assert (first.loss, first.gradient_norm) == (first.metrics["train_loss"], 0)
+    assert last.metrics["test_accuracy"] > 0.9 > first.metrics["test_accuracy"]
+
+
+def test_the_first_step_is_that_of_torch() -> None:
+    spec = spec_of(batch_size="full", regularization={"label_smoothing": 0.2}, steps=1, epochs=None)
+    data = images()
+    built = network.build(spec)
+    inputs, labels = torch.from_numpy(data.train_inputs.copy()), torch.from_numpy(data.train_targets.copy())
+    loss = functional.cross_entropy(built(inputs), labels, label_smoothing=0.2)
+    loss.backward()  # type: ignore[no-untyped-call]
+    gradients = torch.cat([p.grad.flatten() for p in built.parameters() if p.grad is not None])
+    report = run(spec)[1]
+    assert report.loss == pytest.approx(loss.item(), rel=1e-6)
+    assert report.gradient_norm == pytest.approx(gradients.norm().item(), rel=1e-5)
+
+
+REGULARIZED = {"dropout": 0.3, "l1": 1e-4, "l2": 1e-3, "label_smoothing": 0.1}
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"optimizer": {"name": "sgd", "learning_rate": 0.1}},
+        {"optimizer": {"name": "sgd", "momentum": 0.9, "nesterov": True}, "regularization": REGULARIZED},
+        {"optimizer": {"name": "adam"}, "schedule": {"name": "cosine", "warmup_steps": 4}},
+        {"optimizer": {"name": "amsgrad"}, "regularization": {"dropout": 0.5}},
+        {"optimizer": {"name": "adamw"}, "precision": "bfloat16", "schedule": {"name": "one_cycle"}},
+        {"network": {"hidden_widths": [8, 8], "input_normalization": "standardize"}, "passes_per_epoch": 2},
+        {"batch_size": "full", "epochs": 20, "regularization": {"dropout": 0.2}},
+    ],
+)
+def test_a_resumed_run_ends_with_the_same_bytes(fields: dict[str, Any]) -> None:
+    spec = spec_of(**fields)
+    reports = [(report, report.snapshot()) for report in fit(spec, images(), device=CPU)]
+    final, wanted = reports[-1]
+    for step in (0, 1, 7, PASS, len(reports) - 2):
+        resumed = fit(spec, images(), device=CPU, resume=stored(reports[step][1], spec))
+        again = [(report, report.snapshot()) for report in resumed]
+        assert [report.step for report, _ in again] == list(range(step + 1, final.step + 1))
+        assert checkpoints.encode(again[-1][1].weights, {}) == checkpoints.encode(wanted.weights, {})
+        assert checkpoints.encode(again[-1][1].state, {}) == checkpoints.encode(wanted.state, {})
+        assert [report.loss for report, _ in again] == [report.loss for report, _ in reports[step + 1 :]]
+        assert again[-1][0].metrics == final.metrics
+
+
+def test_early_stopping_ends_with_the_best_weights() -> None:
+    spec = spec_of(
+        VALIDATION,
+        early_stopping={"patience": 3, "min_delta": 0.001},
+        optimizer={"name": "adam", "learning_rate": 0.1},
+        evaluation={"every_steps": 2},
+        epochs=100,
+        regularization={"dropout": 0.2},
+    )
+    data = images(VALIDATION)
+    reports = [(report, report.snapshot()) for report in fit(spec, data, device=CPU)]
+    final, end = reports[-1]
+    best = final.restored_step
+    assert best is not None
+    assert (final.outcome, final.step, final.checkpoint_due) == ("early_stopping", best + 3 * 2, True)
+    losses = [report.metrics["validation_loss"] for report, _ in reports[1:-1] if report.metrics]
+    assert final.metrics == reports[best][0].metrics
+    assert final.metrics["validation_loss"] <= min(losses) + 0.001
+    wanted = checkpoints.encode(reports[best][1].weights, {})
+    assert checkpoints.encode(end.weights, {}) == wanted
+
+    for step in (1, best, best + 1, best + 3, final.step):
+        resumed = fit(spec, data, device=CPU, resume=stored(reports[step][1], spec))
+        again, weights = last_of(resumed)
+        assert (again.step, again.restored_step, again.metrics) == (final.step, best, final.metrics)
+        assert weights == wanted
+
+
+def test_a_run_that_never_stops_early_ends_with_the_best_weights_too() -> None:
+    stopping = {"patience": 1000, "monitor": "validation_accuracy", "min_delta": 0.9}
+    report = run(spec_of(VALIDATION, early_stopping=stopping))[-1]
+    assert (report.outcome, report.step, report.restored_step) == ("completed", 20, 5)
+    kept = {**stopping, "restore_best": False}
+    assert run(spec_of(VALIDATION, early_stopping=kept))[-1].restored_step is None
+
+
+def test_a_run_that_resumes_after_its_end_reports_its_last_step_again() -> None:
+    spec = spec_of()
+    *_, last = fit(spec, images(), device=CPU)
+    end = last.snapshot()
+    (again,) = fit(spec, images(), device=CPU, resume=stored(end, spec))
+    assert (again.step, again.outcome, again.loss) == (20, "completed", last.loss)
+    assert again.metrics == last.metrics
+    assert again.checkpoint_due
+    assert checkpoints.encode(again.snapshot().weights, {}) == checkpoints.encode(end.weights, {})
+
+
+def test_the_same_spec_gives_the_same_weights_and_another_seed_others() -> None:
+    spec = spec_of(regularization={"dropout": 0.3})
+    first, again = (last_of(fit(spec, images(), device=CPU))[1] for _ in range(2))
+    other = last_of(fit(spec_of(seed=1, regularization={"dropout": 0.3}), images(), device=CPU))[1]
+    assert first == again != other
+    assert first != last_of(fit(spec_of(), images(), device=CPU))[1]
+
+
+def test_a_pass_takes_each_example_once_in_an_order_of_its_own() -> None:
+    spec, data = spec_of(), devices.place(images(), CPU)
+    numbered = devices.Examples(data.train.inputs, torch.arange(EXAMPLES))
+    batches = training._Batches(spec, numbered, network.build(spec))
+    passes = []
+    for number in range(3):
+        parts = [batches.at(step)[1] for step in range(number * PASS + 1, (number + 1) * PASS + 1)]
+        assert [len(part) for part in parts] == [20, 20, 20, 20, 10]
+        passes.append(torch.cat(parts).tolist())
+    assert all(sorted(order) == list(range(EXAMPLES)) for order in passes)
+    assert passes[0] != passes[1] != passes[2]
+    inputs, numbers = batches.at(7)
+    torch.testing.assert_close(inputs, data.train.inputs[numbers].float() / 255)
+
+
+def watch(spec: TrainingSpec, seen: list[Report]) -> None:
+    """Run and keep the reports, with an eye on every snapshot."""
+    for report in fit(spec, images(), device=CPU):
+        seen.append(report)
+        assert all(np.isfinite(array).all() for array in report.snapshot().weights.values())
+
+
+def test_divergence_stops_the_run_before_the_weights_are_spoilt() -> None:
+    spec = spec_of(
+        loss="mse",
+        optimizer={"name": "sgd", "learning_rate": 1000.0},
+        network={"hidden_widths": [16], "activation": "identity"},
+    )
+    seen: list[Report] = []
+    with pytest.raises(Diverged, match=r"lower optimizer\.learning_rate") as caught:
+        watch(spec, seen)
+    assert caught.value.code == "diverged"
+    assert caught.value.step == seen[-1].step + 1
+    assert caught.value.last_finite_loss == seen[-1].loss
+    assert f"step {caught.value.step}" in caught.value.detail
+
+
+OVERFLOW: dict[str, Any] = {
+    "network": {"hidden_widths": []},
+    "optimizer": {"name": "adamw", "learning_rate": 1000.0, "weight_decay": 100.0},
+    "evaluation": {"every_steps": 1000},
+    "epochs": None,
+}
+
+
+def test_weights_that_overflow_in_the_step_itself_are_in_no_snapshot() -> None:
+    """Here each step multiplies the weights by -1e5, and the loss is finite until they overflow."""
+    seen: list[Report] = []
+    with pytest.raises(Diverged):
+        watch(spec_of(**OVERFLOW, steps=50), seen)
+    assert seen[-1].step > 3
+    with pytest.raises(Diverged):
+        run(spec_of(**OVERFLOW, steps=seen[-1].step))
+
+
+def test_a_network_that_is_not_finite_from_the_start() -> None:
+    spec = spec_of(
+        network={
+            "hidden_widths": [64] * 20,
+            "activation": "identity",
+            "initializer": "normal",
+            "initializer_scale": 100.0,
+        }
+    )
+    with pytest.raises(Diverged, match="initializer"):
+        run(spec)
+
+
+def test_a_snapshot_is_only_of_the_present_step() -> None:
+    reports = fit(spec_of(), images(), device=CPU)
+    first = next(reports)
+    copied = first.snapshot()
+    before = checkpoints.encode(copied.weights, {})
+    next(reports)
+    with pytest.raises(RuntimeError, match="step 0 is over"):
+        first.snapshot()
+    assert checkpoints.encode(copied.weights, {}) == before
+
+
+def test_l1_leaves_exact_zeros_and_spares_biases() -> None:
+    spec = spec_of(regularization={"l1": 0.02}, optimizer={"name": "sgd", "learning_rate": 0.1}, epochs=20)
+    *_, last = fit(spec, images(), device=CPU)
+    weights = last.snapshot().weights
+    assert (weights["layers.0.weight"] == 0).mean() > 0.3
+    assert (weights["layers.1.bias"] != 0).all()
+
+
+def test_l2_shrinks_weights() -> None:
+    def size(l2: float) -> float:
+        *_, last = fit(spec_of(regularization={"l2": l2}, epochs=20), images(), device=CPU)
+        return float(np.square(last.snapshot().weights["layers.0.weight"]).sum())
+
+    assert size(0.1) < 0.5 * size(0)
+
+
+def test_a_regression_learns() -> None:
+    spec = TrainingSpec.model_validate(
+        {
+            "dataset": {"name": "simulated", "examples": 400},
+            "network": {"hidden_widths": [15], "activation": "leaky_relu"},
+            "optimizer": {"name": "amsgrad", "learning_rate": 0.02},
+            "batch_size": "full",
+            "steps": 500,
+            "evaluation": {"every_steps": 100},
+        }
+    )
+    reports = list(fit(spec, curve(), device=CPU))
+    assert set(reports[-1].metrics) == {"train_loss", "test_loss"}
+    assert reports[0].metrics["test_loss"] > 0.3
+    assert reports[-1].metrics["test_loss"] < 0.03
+    mean, std = (reports[-1].snapshot().weights[f"input.{name}"] for name in ("mean", "std"))
+    assert mean == pytest.approx(curve().train_inputs.mean(), rel=1e-5)
+    assert std == pytest.approx(curve().train_inputs.std() + 1e-5, rel=1e-5)
+
+
+def evaluated(spec: TrainingSpec, **fields: Any) -> list[int]:
+    return [report.step for report in run(spec, **fields) if report.metrics]
+
+
+def test_evaluation_cadence() -> None:
+    assert evaluated(spec_of()) == [0, 5, 10, 15, 20]
+    assert evaluated(spec_of(evaluation={"every_steps": 8})) == [0, 8, 16, 20]
+    assert evaluated(spec_of(evaluation={"every_epochs": 3})) == [0, 15, 20]
+    assert evaluated(spec_of(batch_size="full", epochs=250)) == [0, *range(3, 250, 3), 250]
+    ticks = count()
+    assert evaluated(spec_of(evaluation={"every_seconds": 6.0}), clock=lambda: float(next(ticks))) == [
+        0,
+        6,
+        12,
+        18,
+        20,
+    ]
+
+
+def test_figures_are_taken_on_the_first_training_images_and_the_validation_set() -> None:
+    report = run(spec_of(VALIDATION, evaluation={"train_examples": 7}))[0]
+    assert report.metrics["train_accuracy"] * 7 == pytest.approx(round(report.metrics["train_accuracy"] * 7))
+    assert {"validation_loss", "validation_accuracy"} < set(report.metrics)
+
+
+def test_checkpoints_are_due_by_epochs_by_steps_and_at_the_end() -> None:
+    def due(**cadence: Any) -> list[int]:
+        spec = spec_of(checkpoints=cadence, steps=18, epochs=None)
+        return [report.step for report in run(spec) if report.checkpoint_due]
+
+    assert due() == [5, 10, 15, 18]
+    assert due(every_epochs=2) == [10, 18]
+    assert due(every_epochs=None, every_steps=7) == [7, 14, 18]
+    assert due(every_epochs=2, every_steps=7) == [7, 10, 14, 18]
+    assert due(every_epochs=None) == [18]
+
+
+def test_bfloat16_keeps_float32_weights() -> None:
+    *_, last = fit(spec_of(precision="bfloat16"), images(), device=CPU)
+    assert {array.dtype for array in last.snapshot().weights.values()} == {np.dtype(np.float32)}
+    exact = run(spec_of())[-1]
+    assert last.loss == pytest.approx(exact.loss, rel=0.05)
+    assert last.loss != exact.loss
+
+
+def test_mse_of_a_classification_learns() -> None:
+    first, *_, last = run(spec_of(loss="mse", epochs=20))
+    assert last.metrics["test_loss"] < 0.2 * first.metrics["test_loss"]
+    assert last.metrics["test_accuracy"] > 0.8
+
+
+def test_a_resident_dataset_shares_memory_and_serves_again() -> None:
+    data = images()
+    resident = devices.place(data, CPU)
+    assert resident.train.inputs.data_ptr() == data.train_inputs.ctypes.data
+    first, again = (last_of(fit(spec_of(), resident, device=CPU))[1] for _ in range(2))
+    assert first == again == last_of(fit(spec_of(), data, device=CPU))[1]
+
+
+def test_data_or_a_snapshot_of_another_size_is_refused() -> None:
+    with pytest.raises(ValueError, match="90"):
+        next(fit(spec_of(VALIDATION).model_copy(update={"dataset": spec_of(7).dataset}), curve(), device=CPU))
+    *_, last = fit(spec_of(), images(), device=CPU)
+    with pytest.raises(ValueError, match="past the run's 5"):
+        next(fit(spec_of(epochs=1), images(), device=CPU, resume=last.snapshot()))
+
+
+def test_determinism_is_asked_for_during_the_run_only() -> None:
+    reports = fit(spec_of(), images(), device=CPU)
+    next(reports)
+    assert torch.are_deterministic_algorithms_enabled()
+    reports.close()  # type: ignore[attr-defined]
+    assert not torch.are_deterministic_algorithms_enabled()
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
+def test_a_gpu_that_is_not_there() -> None:
+    with pytest.raises(Conflict) as caught:
+        devices.resolve("cuda")
+    assert caught.value.code == "device_unavailable"
+    assert devices.resolve("auto") == devices.resolve("cpu") == CPU
+
+
+def test_threads_and_a_name_for_people() -> None:
+    devices.warm_up(CPU)
+    devices.set_threads(2)
+    assert devices.describe(CPU).endswith("2 threads)")

@@ -1,0 +1,126 @@
+"""Where a network trains: device, threads, precision, determinism, and the data that lies there."""
+
+import os
+import platform
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.dlpack import from_dlpack
+
+from service.data.datasets import Dataset
+from service.errors import Conflict
+
+
+def resolve(name: Literal["auto", "cpu", "cuda"]) -> torch.device:
+    """The device of that name; auto is a GPU if there is one. Raises Conflict (`device_unavailable`) when
+    a GPU is asked for and there is none."""
+    available = torch.cuda.is_available()
+    if name == "cuda" and not available:
+        raise Conflict(
+            "this worker sees no CUDA GPU: set device to auto or cpu, or start a worker that has one",
+            code="device_unavailable",
+        )
+    return torch.device("cuda" if available and name != "cpu" else "cpu")
+
+
+def describe(device: torch.device) -> str:
+    """A name for people, such as `NVIDIA H200` or `CPU (x86_64, 2 threads)`."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"CPU ({platform.machine()}, {torch.get_num_threads()} threads)"
+
+
+def set_threads(count: int) -> None:
+    """Threads of one operation on the CPU, at least 1. Sums are split by thread, so that the last bits of
+    a result depend on the number."""
+    torch.set_num_threads(count)
+
+
+def warm_up(device: torch.device) -> None:
+    """Pay here, at a worker's start, what a process's first step costs: some seconds of torch's late
+    imports, and on a GPU the context and the library handles."""
+    with deterministic(enabled=True):
+        weight = torch.nn.Parameter(torch.ones(8, 8, device=device))
+        optimizer = torch.optim.Adam([weight], fused=True)
+        (weight @ weight).sum().backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+
+
+@contextmanager
+def deterministic(*, enabled: bool) -> Iterator[None]:
+    """Refuse algorithms whose result may differ between two runs on one device."""
+    # cuBLAS repeats its sums only with a fixed workspace; it reads this at its first use in the process
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    before = torch.are_deterministic_algorithms_enabled()
+    torch.use_deterministic_algorithms(enabled)
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before)
+
+
+def products(
+    precision: Literal["auto", "float32", "bfloat16"], device: torch.device
+) -> AbstractContextManager[Any]:
+    """The context in which matrix products run, to be entered again at each step: bfloat16 by autocast,
+    with float32 master weights; auto is float32."""
+    if precision == "bfloat16":
+        return torch.autocast(device.type, torch.bfloat16)
+    return nullcontext()
+
+
+@dataclass(frozen=True)
+class Examples:
+    """Inputs (n, inputs) uint8 or float32, and targets (n,) int64 or (n, outputs) float32."""
+
+    inputs: Tensor
+    targets: Tensor
+
+    def __len__(self) -> int:
+        return len(self.inputs)
+
+    def first(self, count: int) -> "Examples":
+        return Examples(self.inputs[:count], self.targets[:count])
+
+
+@dataclass(frozen=True)
+class Resident:
+    """A dataset on a device, as it is stored. A worker may keep it for its next job on the same data."""
+
+    dataset: Dataset
+    device: torch.device
+    train: Examples
+    validation: Examples
+    test: Examples
+
+
+def place(dataset: Dataset, device: torch.device) -> Resident:
+    """Lay the dataset on the device; on the CPU its memory is shared, not copied. The tensors are only
+    ever read."""
+    return Resident(
+        dataset,
+        device,
+        _examples(dataset.train_inputs, dataset.train_targets, device),
+        _examples(dataset.validation_inputs, dataset.validation_targets, device),
+        _examples(dataset.test_inputs, dataset.test_targets, device),
+    )
+
+
+def _examples(inputs: NDArray[Any], targets: NDArray[Any], device: torch.device) -> Examples:
+    return Examples(_tensor(inputs).to(device), _tensor(targets).to(device))
+
+
+def _tensor(array: NDArray[Any]) -> Tensor:
+    array = np.ascontiguousarray(array)
+    if array.flags.writeable:
+        return torch.from_numpy(array)
+    try:
+        return from_dlpack(array)  # from_numpy warns of read-only memory
+    except (BufferError, RuntimeError):  # DLPack before version 1 has no flag for it
+        return torch.from_numpy(array.copy())

@@ -1,0 +1,137 @@
+"""Optimisers, and the learning rate as a pure function of the step."""
+
+import math
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import Parameter, functional
+
+from service import spec as specs
+from service.network import to_numpy
+from service.spec import Plan, TrainingSpec
+
+Arrays = Mapping[str, NDArray[Any]]
+
+
+def learning_rate_at(spec: TrainingSpec, step: int) -> float:
+    """Learning rate of step t = 1..T of the run, with base rate r and W steps of warm-up.
+
+    Warm-up, t <= W: r t / W. After it:
+
+    - constant: r.
+    - step: r factor^floor(f / every_epochs), with f the epoch boundaries since the warm-up ended.
+    - exponential: max(floor, r factor^f), never above r; it changes at epoch boundaries only.
+    - cosine: r (q + (1 - q) (1 + cos(pi p)) / 2), q = final_fraction, p = (t - 1 - W) / (T - 1 - W), so
+      that the last step has q r (Loshchilov and Hutter 2017, eq. 5).
+    - one_cycle: with k = t - 1 and the peak at m = rise_fraction T - 1, half a cosine from
+      r / initial_divisor up to r at m, and another down to r / (initial_divisor final_divisor) at T - 1
+      (Smith 2018; torch's OneCycleLR).
+    """
+    schedule, plan, base = spec.schedule, spec.plan, spec.optimizer.learning_rate
+    if isinstance(schedule, specs.OneCycle):
+        return _one_cycle(schedule, base, step, plan.steps)
+    warmup = schedule.warmup_steps
+    if step <= warmup:
+        return base * step / warmup
+    if isinstance(schedule, specs.Cosine):
+        progress = (step - 1 - warmup) / max(1, plan.steps - 1 - warmup)
+        return _cosine(base, base * schedule.final_fraction, progress)
+    falls = _boundaries(plan, step) - _boundaries(plan, warmup + 1)
+    if isinstance(schedule, specs.StepDecay):
+        return float(base * schedule.factor ** (falls // schedule.every_epochs))
+    if isinstance(schedule, specs.Exponential):
+        return float(min(base, max(schedule.floor, base * schedule.factor**falls)))
+    return base
+
+
+def _boundaries(plan: Plan, step: int) -> int:
+    """Epochs that were complete before the step."""
+    return (step - 1) // plan.steps_per_epoch
+
+
+def _one_cycle(schedule: specs.OneCycle, base: float, step: int, steps: int) -> float:
+    first = base / schedule.initial_divisor
+    peak = max(0.0, schedule.rise_fraction * steps - 1)
+    done = step - 1
+    if done < peak:
+        return _cosine(first, base, done / peak)
+    fall = steps - 1 - peak
+    return _cosine(base, first / schedule.final_divisor, (done - peak) / fall if fall else 0.0)
+
+
+def _cosine(start: float, end: float, progress: float) -> float:
+    return end + (start - end) / 2 * (1 + math.cos(math.pi * progress))
+
+
+def make(optimizer: specs.Optimizer, parameters: Iterable[Parameter]) -> torch.optim.Optimizer:
+    """Torch's own optimiser. AdamW's decay spares the biases, the parameters of one dimension. L1 and L2
+    are apart: `add_l2`, `soft_threshold`."""
+    every = list(parameters)
+    device = every[0].device
+    # one kernel for all of a step's arithmetic; float32 parameters on these devices have one
+    kernels: dict[str, Any] = {"fused": True} if device.type in ("cpu", "cuda") else {"foreach": True}
+    rate = optimizer.learning_rate
+    if isinstance(optimizer, specs.SGD):
+        return torch.optim.SGD(
+            every, lr=rate, momentum=optimizer.momentum, nesterov=optimizer.nesterov, **kernels
+        )
+    moments: dict[str, Any] = {
+        "lr": rate,
+        "betas": (optimizer.beta1, optimizer.beta2),
+        "eps": optimizer.epsilon,
+    }
+    if isinstance(optimizer, specs.AdamW):
+        groups: list[dict[str, Any]] = [
+            {"params": [parameter for parameter in every if parameter.ndim > 1]},
+            {"params": [parameter for parameter in every if parameter.ndim == 1], "weight_decay": 0.0},
+        ]
+        return torch.optim.AdamW(groups, weight_decay=optimizer.weight_decay, **moments, **kernels)
+    amsgrad = isinstance(optimizer, specs.AMSGrad)
+    return torch.optim.Adam(every, amsgrad=amsgrad, **moments, **kernels)
+
+
+def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
+    """The rate of the next step, in every group."""
+    for group in optimizer.param_groups:
+        group["lr"] = rate
+
+
+@torch.no_grad()
+def add_l2(weights: Iterable[Parameter], l2: float) -> None:
+    """Add the gradient of l2/2 sum w^2 to that of the loss."""
+    for weight in weights:
+        assert weight.grad is not None
+        weight.grad.add_(weight, alpha=l2)
+
+
+@torch.no_grad()
+def soft_threshold(weights: Iterable[Parameter], threshold: float) -> None:
+    """w <- sign(w) max(|w| - threshold, 0), the proximal step of threshold sum |w|: exact zeros (Parikh
+    and Boyd 2014, section 6.5.2)."""
+    for weight in weights:
+        weight.copy_(functional.softshrink(weight, threshold))
+
+
+def state_arrays(optimizer: torch.optim.Optimizer) -> dict[str, NDArray[Any]]:
+    """A copy of the optimiser's state, `optimizer.{i}.{key}` for parameter i in group order."""
+    return {
+        f"optimizer.{index}.{key}": to_numpy(value)
+        for index, state in optimizer.state_dict()["state"].items()
+        for key, value in state.items()
+        if isinstance(value, Tensor)  # SGD without momentum keeps a None
+    }
+
+
+def load_state_arrays(optimizer: torch.optim.Optimizer, arrays: Arrays) -> None:
+    """Take over what `state_arrays` gave; other names are passed over."""
+    state: dict[int, dict[str, Tensor]] = {}
+    for name, array in arrays.items():
+        owner, _, rest = name.partition(".")
+        if owner == "optimizer":
+            index, _, key = rest.partition(".")
+            state.setdefault(int(index), {})[key] = torch.tensor(array)
+    groups = optimizer.state_dict()["param_groups"]
+    optimizer.load_state_dict({"state": state, "param_groups": groups})

@@ -1,0 +1,372 @@
+"""Train a network: `fit`, one visible loop, is a generator of frozen reports.
+
+Whoever consumes it records metrics, stores checkpoints and polls for a cancel; `fit` knows no database,
+no queue and no wall clock of the service. Nothing random is carried from step to step: the order of pass p
+is a pure function of (seed, p) and dropout's draws one of (seed, step), so that a snapshot is the weights,
+the optimiser's state and a little bookkeeping, and a resumed run ends with the very bytes of an
+uninterrupted one (same device and thread count).
+"""
+
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from service.checkpoints import Arrays, Snapshot
+from service.data.datasets import Dataset
+from service.errors import ServiceError
+from service.evaluation import evaluate, mean_loss
+from service.network import MultiLayerPerceptron, arrays_of, build, derived_seed, load_arrays
+from service.spec import EarlyStopping, TrainingSpec
+from worker import optimizers
+from worker.device import Examples, Resident, deterministic, place, products
+
+__all__ = ["Diverged", "Outcome", "Report", "Snapshot", "fit"]
+
+Outcome = Literal["completed", "early_stopping"]
+
+# The default cadence of evaluations: each epoch, but not many more than this in a run.
+EVALUATIONS = 100
+
+
+@dataclass(frozen=True)
+class Report:
+    """What one step did. Step 0 is the untrained network, with its `train_loss` as
+    the loss, and no gradient."""
+
+    step: int
+    epoch: float
+    loss: float
+    """Of the step's batch, before the step, with label smoothing but without L1 and L2."""
+    learning_rate: float
+    gradient_norm: float
+    """Euclidean norm of the gradient of that loss."""
+    metrics: Mapping[str, float]
+    """train_, validation_ and test_ `loss` and `accuracy` (none for a regression), of the weights after the
+    step; empty when no figures were taken."""
+    checkpoint_due: bool
+    outcome: Outcome | None
+    """Why this report is the last, or None."""
+    restored_step: int | None
+    """On the last report, the step whose weights early stopping put back; `metrics` are theirs."""
+    snapshot: Callable[[], Snapshot]
+    """Copy the run as it stands. Only until the generator is advanced; raises Diverged rather than copy
+    weights that are not finite."""
+
+
+class Diverged(ServiceError):
+    """Loss, gradient or weights are no longer finite. The weights of the last report's step are untouched
+    by it unless the step itself overflowed; no snapshot ever holds such weights."""
+
+    code, title = "diverged", "Training diverged"
+
+    def __init__(self, step: int, last_finite_loss: float | None, learning_rate: float) -> None:
+        seen = "" if last_finite_loss is None else f" (the last finite loss was {last_finite_loss:.6g})"
+        remedy = (
+            f"lower optimizer.learning_rate ({learning_rate:g} at this step), perhaps by a factor of ten, "
+            "or warm up for longer"
+            if step
+            else "the untrained network's figures are not finite: choose another network.initializer"
+        )
+        super().__init__(f"training diverged at step {step:,}{seen}: {remedy}")
+        self.step = step
+        self.last_finite_loss = last_finite_loss
+
+
+@dataclass
+class _Run:
+    """What changes while a run trains."""
+
+    spec: TrainingSpec
+    network: MultiLayerPerceptron
+    optimizer: torch.optim.Optimizer
+    stopping: "_Stopping | None"
+    step: int = 0
+    loss: float | None = None  # the newest that was finite
+    gradient_norm: float = 0.0
+    outcome: Outcome | None = None
+
+    def snapshot(self, step: int) -> Snapshot:
+        if step != self.step:
+            raise RuntimeError(f"step {step} is over: take a snapshot before the generator is advanced")
+        self.require_finite()
+        state = optimizers.state_arrays(self.optimizer)
+        progress: dict[str, Any] = {
+            "loss": self.loss,
+            "gradient_norm": self.gradient_norm,
+            "outcome": self.outcome,
+        }
+        if self.stopping is not None:
+            state |= {f"best.{name}": array for name, array in self.stopping.best_weights.items()}
+            progress["early_stopping"] = self.stopping.progress()
+        epoch = self.spec.plan.epoch_of(step)
+        return Snapshot(step, epoch, arrays_of(self.network), state, progress)
+
+    def restore(self, snapshot: Snapshot) -> None:
+        load_arrays(self.network, snapshot.weights)
+        optimizers.load_state_arrays(self.optimizer, snapshot.state)
+        self.step, progress = snapshot.step, snapshot.progress
+        self.loss, self.gradient_norm = progress["loss"], progress["gradient_norm"]
+        self.outcome = progress["outcome"]
+        if self.stopping is not None:
+            best = {name[5:]: array for name, array in snapshot.state.items() if name.startswith("best.")}
+            self.stopping.restore(progress["early_stopping"], best)
+
+    def require_finite(self) -> None:
+        finite = [parameter.isfinite().all() for parameter in self.network.parameters()]
+        if not torch.stack(finite).all():
+            raise self.diverged()
+
+    def diverged(self) -> Diverged:
+        rate = optimizers.learning_rate_at(self.spec, self.step) if self.step else 0.0
+        return Diverged(self.step, self.loss, rate)
+
+
+@dataclass
+class _Stopping:
+    """Early stopping's bookkeeping. Step 0 does not take part: an untrained network is no result."""
+
+    spec: EarlyStopping
+    best: float | None = None
+    best_step: int = 0
+    best_metrics: Mapping[str, float] = field(default_factory=dict)
+    stale: int = 0
+    best_weights: Arrays = field(default_factory=dict)
+
+    def update(self, step: int, metrics: Mapping[str, float], network: MultiLayerPerceptron) -> bool:
+        """Take an evaluation in; true when training should stop."""
+        value = metrics[self.spec.monitor]
+        if not self._improves(value):
+            self.stale += 1
+            return self.stale >= self.spec.patience
+        self.best, self.best_step, self.best_metrics, self.stale = value, step, metrics, 0
+        if self.spec.restore_best:
+            self.best_weights = arrays_of(network)
+        return False
+
+    def _improves(self, value: float) -> bool:
+        if self.best is None:
+            return True
+        gain = self.best - value if self.spec.monitor == "validation_loss" else value - self.best
+        return gain > self.spec.min_delta
+
+    def progress(self) -> dict[str, Any]:
+        return {
+            "best": self.best,
+            "best_step": self.best_step,
+            "best_metrics": dict(self.best_metrics),
+            "stale": self.stale,
+        }
+
+    def restore(self, progress: Mapping[str, Any], best_weights: Arrays) -> None:
+        self.best, self.best_step = progress["best"], progress["best_step"]
+        self.best_metrics, self.stale = progress["best_metrics"], progress["stale"]
+        self.best_weights = best_weights
+
+
+def fit(
+    spec: TrainingSpec,
+    dataset: Dataset | Resident,
+    *,
+    device: torch.device,
+    resume: Snapshot | None = None,
+    clock: Callable[[], float] = time.monotonic,
+) -> Iterator[Report]:
+    """Train the spec's network and report each step; the first report, unless it resumes, is step 0.
+
+    `dataset` is the spec's, or what `device.place` made of it. `clock` gives seconds, for
+    `evaluation.every_seconds`. A run that resumes after its last step reports that step once more, so that
+    a consumer that was lost while it finished can finish. Raises Diverged, and ValueError for data or a
+    snapshot of another size than the spec's."""
+    data = dataset if isinstance(dataset, Resident) else place(dataset, device)
+    plan = spec.plan
+    assert data.device == device
+    if len(data.train) != plan.examples:
+        raise ValueError(f"the spec trains on {plan.examples} examples; the dataset has {len(data.train)}")
+    with deterministic(enabled=spec.deterministic):
+        run = _begin(spec, data, device, resume)
+        network, optimizer, regularization = run.network, run.optimizer, spec.regularization
+        parameters = list(network.parameters())
+        weights = [parameter for parameter in parameters if parameter.ndim > 1]
+        batches = _Batches(spec, data.train, network)
+        evaluation_due = _evaluation_cadence(spec, clock)
+        low_precision = products(spec.precision, device)
+        network.train()
+        if resume is None:
+            metrics: Mapping[str, float] = _figures(run, data)
+            run.loss = metrics["train_loss"]
+            yield _report(run, metrics)
+        elif run.outcome is not None:
+            yield _report(run, _figures(run, data))
+            return
+        for step in range(run.step + 1, plan.steps + 1):
+            run.step = step
+            learning_rate = optimizers.learning_rate_at(spec, step)
+            optimizers.set_learning_rate(optimizer, learning_rate)
+            inputs, targets = batches.at(step)
+            if network.dropout:
+                network.seed_dropout(derived_seed(spec.seed, "dropout", step))
+            with low_precision:
+                logits = network.logits(inputs)
+            loss = mean_loss(logits, targets, spec.loss_name, regularization.label_smoothing)
+            network.zero_grad()
+            loss.backward()  # type: ignore[no-untyped-call]
+            norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+            run.loss, run.gradient_norm = _finite(run, loss, norm)
+            if regularization.l2:
+                optimizers.add_l2(weights, regularization.l2)
+            optimizer.step()
+            if regularization.l1:
+                optimizers.soft_threshold(weights, learning_rate * regularization.l1)
+
+            last = step == plan.steps
+            metrics = _figures(run, data) if evaluation_due(step) or last else {}
+            stop = run.stopping is not None and metrics != {} and run.stopping.update(step, metrics, network)
+            if last or stop:
+                metrics = _end(run, metrics, "early_stopping" if stop else "completed")
+            yield _report(run, metrics)
+            if run.outcome is not None:
+                return
+
+
+def _begin(spec: TrainingSpec, data: Resident, device: torch.device, resume: Snapshot | None) -> _Run:
+    network = build(spec, data.dataset.train_inputs if resume is None else None).to(device)
+    optimizer = optimizers.make(spec.optimizer, network.parameters())
+    run = _Run(spec, network, optimizer, _Stopping(spec.early_stopping) if spec.early_stopping else None)
+    if resume is not None:
+        if resume.step > spec.plan.steps:
+            raise ValueError(f"the snapshot is of step {resume.step}, past the run's {spec.plan.steps}")
+        run.restore(resume)
+    return run
+
+
+class _Batches:
+    """The normalised batch of each step: all examples, or a slice of the pass's permutation. The last
+    batch of a pass may be smaller."""
+
+    def __init__(self, spec: TrainingSpec, examples: Examples, network: MultiLayerPerceptron) -> None:
+        self._seed, self._plan = spec.seed, spec.plan
+        self._examples, self._network = examples, network
+        self._pass = -1
+        self._order = torch.empty(0)
+        whole = self._plan.batch == self._plan.examples  # the order within the only batch changes nothing
+        self._whole = (network.normalize(examples.inputs), examples.targets) if whole else None
+
+    def at(self, step: int) -> tuple[Tensor, Tensor]:
+        """Inputs and targets of step 1, 2, ..."""
+        if self._whole is not None:
+            return self._whole
+        number, position = divmod(step - 1, self._plan.steps_per_pass)
+        if number != self._pass:
+            self._pass, self._order = number, self._permutation(number)
+        rows = self._order[position * self._plan.batch : (position + 1) * self._plan.batch]
+        inputs = self._examples.inputs.index_select(0, rows)
+        return self._network.normalize(inputs), self._examples.targets.index_select(0, rows)
+
+    def _permutation(self, number: int) -> Tensor:
+        # drawn on the CPU, so that every device sees the examples in the same order
+        generator = torch.Generator().manual_seed(derived_seed(self._seed, "order", number))
+        order = torch.randperm(self._plan.examples, generator=generator)
+        return order.to(self._examples.inputs.device)
+
+
+def _finite(run: _Run, loss: Tensor, norm: Tensor) -> tuple[float, float]:
+    """Loss and norm in one wait for the device. Raises Diverged, before the optimiser has touched the
+    weights."""
+    values = torch.stack((loss.detach(), norm)).tolist()
+    if not all(map(math.isfinite, values)):
+        raise run.diverged()
+    return values[0], values[1]
+
+
+def _figures(run: _Run, data: Resident) -> dict[str, float]:
+    """The metrics of the present weights. Raises Diverged when one is not finite."""
+    spec = run.spec
+    parts = {
+        "train": data.train.first(spec.evaluation.train_examples),
+        "validation": data.validation,
+        "test": data.test,
+    }
+    metrics = {
+        f"{part}_{name}": value
+        for part, examples in parts.items()
+        if len(examples)
+        for name, value in evaluate(run.network, examples.inputs, examples.targets, spec.loss_name).items()
+    }
+    if not all(map(math.isfinite, metrics.values())):
+        raise run.diverged()
+    return metrics
+
+
+def _end(run: _Run, metrics: Mapping[str, float], outcome: Outcome) -> Mapping[str, float]:
+    """Close the run: the best weights put back where early stopping asks for it, and their metrics."""
+    run.outcome = outcome
+    if run.stopping is not None and run.stopping.best_weights:
+        load_arrays(run.network, run.stopping.best_weights)
+        metrics = run.stopping.best_metrics
+    run.require_finite()
+    return metrics
+
+
+def _report(run: _Run, metrics: Mapping[str, float]) -> Report:
+    spec, step, stopping = run.spec, run.step, run.stopping
+    assert run.loss is not None
+    restored = run.outcome is not None and stopping is not None and stopping.spec.restore_best
+    return Report(
+        step=step,
+        epoch=spec.plan.epoch_of(step),
+        loss=run.loss,
+        learning_rate=optimizers.learning_rate_at(spec, step) if step else 0.0,
+        gradient_norm=run.gradient_norm,
+        metrics=metrics,
+        checkpoint_due=_checkpoint_due(run),
+        outcome=run.outcome,
+        restored_step=stopping.best_step if stopping is not None and restored else None,
+        snapshot=partial(run.snapshot, step),
+    )
+
+
+def _checkpoint_due(run: _Run) -> bool:
+    """By epochs or by steps, and at the end. How many are kept, and how soon after each other, is the
+    consumer's business."""
+    if run.step == 0:
+        return False
+    cadence = run.spec.checkpoints
+    by_epochs = (
+        cadence.every_epochs and run.step % (cadence.every_epochs * run.spec.plan.steps_per_epoch) == 0
+    )
+    by_steps = cadence.every_steps and run.step % cadence.every_steps == 0
+    return bool(by_epochs or by_steps or run.outcome)
+
+
+def _evaluation_cadence(spec: TrainingSpec, clock: Callable[[], float]) -> Callable[[int], bool]:
+    """Whether figures are due after a step; the first and last are the loop's own."""
+    asked, plan = spec.evaluation, spec.plan
+    if asked.every_seconds is not None:
+        return _Timer(asked.every_seconds, clock)
+    if asked.every_steps is not None:
+        every = asked.every_steps
+    elif asked.every_epochs is not None or plan.epochs <= EVALUATIONS:
+        every = (asked.every_epochs or 1) * plan.steps_per_epoch
+    else:
+        every = math.ceil(plan.steps / EVALUATIONS)
+    return lambda step: step % every == 0
+
+
+class _Timer:
+    """True at the first call after each interval."""
+
+    def __init__(self, seconds: float, clock: Callable[[], float]) -> None:
+        self._seconds, self._clock, self._since = seconds, clock, clock()
+
+    def __call__(self, _: int) -> bool:
+        now = self._clock()
+        if now - self._since < self._seconds:
+            return False
+        self._since = now
+        return True
