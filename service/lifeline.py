@@ -1,0 +1,67 @@
+"""A child process that does not outlive its parent.
+
+On Linux the kernel sees to it (PR_SET_PDEATHSIG); elsewhere a guard process holds the child and ends it
+when the pipe to the parent closes.
+"""
+
+import ctypes
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+_PR_SET_PDEATHSIG = 1
+IS_LINUX = sys.platform.startswith("linux")
+
+
+def die_with_parent(signal_number: int = signal.SIGKILL) -> None:
+    """Called in the child: get `signal_number` when the parent ends. Does nothing but on Linux."""
+    if IS_LINUX:
+        parent = os.getppid()
+        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal_number, 0, 0, 0)
+        if os.getppid() != parent:  # it ended between the two calls
+            os.kill(os.getpid(), signal_number)
+
+
+def spawn(
+    command: Sequence[str], *, environment: Mapping[str, str], signal_number: int, **options: Any
+) -> "subprocess.Popen[bytes]":
+    """Start `command` in a session of its own (a Ctrl-C at the terminal reaches the parent alone), to be
+    sent `signal_number` if this process ends first. Only for a process with one thread."""
+    if IS_LINUX:
+        return subprocess.Popen(  # noqa: S603 - our own commands
+            command,
+            env=dict(environment),
+            stdin=subprocess.DEVNULL,
+            start_new_session=True,
+            preexec_fn=lambda: die_with_parent(signal_number),
+            **options,
+        )
+    guarded = [sys.executable, "-m", "service.lifeline", str(int(signal_number)), *command]
+    return subprocess.Popen(  # noqa: S603 - our own commands
+        guarded, env=dict(environment), stdin=subprocess.PIPE, start_new_session=True, **options
+    )
+
+
+def _guard(signal_number: int, command: Sequence[str]) -> int:
+    child = subprocess.Popen(command, stdin=subprocess.DEVNULL)  # noqa: S603 - our own commands
+
+    def forward(number: int, _frame: object) -> None:
+        child.send_signal(number)
+
+    signal.signal(signal.SIGTERM, forward)
+    signal.signal(signal.SIGINT, forward)
+    reader = os.fork()
+    if reader == 0:  # waits for the parent's end of the pipe to close
+        sys.stdin.buffer.read()
+        os.kill(child.pid, signal_number)
+        os._exit(0)
+    code = child.wait()
+    os.kill(reader, signal.SIGKILL)
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(_guard(int(sys.argv[1]), sys.argv[2:]))

@@ -1,0 +1,184 @@
+"""Start-up of a worker: a Celery parent that never trains, and one forked child a device that does.
+
+The parent opens no database connection that a fork could carry over, and touches no GPU; each child
+builds its own engine, heartbeat and device after the fork, and dies with its parent.
+"""
+
+import importlib
+import logging
+import multiprocessing
+import os
+import signal
+import socket
+from collections.abc import Sequence
+from multiprocessing.synchronize import Event
+from typing import Any
+
+import redis
+import torch
+from billiard import current_process
+from billiard.exceptions import WorkerLostError
+from celery import Celery, signals
+from kombu.exceptions import OperationalError
+
+from service import lifeline, queue
+from service.errors import ServiceError
+from service.settings import Settings
+from service.store import attempts, jobs, workers
+from service.store.attempts import Attempt
+from service.store.database import Database
+from service.store.jobs import Job
+from worker import device
+from worker.lease import Heartbeat
+from worker.tasks import Process
+
+STUCK_SECONDS = 120.0  # of waiting jobs and an idle process beside them
+
+log = logging.getLogger(__name__)
+
+
+class WorkerError(ServiceError):
+    status, code, title = 500, "worker_error", "The worker cannot start"
+
+
+def run(settings: Settings) -> None:
+    """Work until told to stop. SIGTERM and SIGINT let the jobs in hand save and go back to the queue."""
+    Worker(settings).run()
+
+
+class Worker:
+    """The parent."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._gpus = _gpus(settings)
+        self._queues = ("gpu", "cpu") if self._gpus else ("cpu",)
+        self._size = self._gpus or settings.workers
+        self._leaving: Event = multiprocessing.get_context("fork").Event()
+        self._app: Celery = queue.celery(settings)
+        self._process: Process | None = None  # of a child, after the fork
+
+    def run(self) -> None:
+        # what torch imports at its first step, some seconds' worth: once here, then every child, also one that
+        # takes a dead one's place, has it from the fork
+        importlib.import_module("torch._dynamo")
+        # registered under a name that the sender spells too: service never imports worker
+        self._app.task(name=queue.TRAIN_TASK, ignore_result=True)(self._train)
+        connections: Sequence[tuple[Any, Any]] = (
+            (signals.setup_logging, _keep_logging),
+            (signals.worker_process_init, self._begin_child),
+            (signals.worker_process_shutdown, self._end_child),
+            (signals.worker_shutting_down, self._leave),
+            (signals.task_failure, self._child_died),
+        )
+        for celery_signal, receiver in connections:
+            celery_signal.connect(receiver, weak=False)
+        self._app.worker_main(
+            [
+                *("--quiet", "worker", "--pool", "prefork", "--concurrency", str(self._size)),
+                *("--queues", ",".join(self._queues), "--hostname", f"numeral-{os.getpid()}@%h"),
+                *("--without-gossip", "--without-mingle", "--without-heartbeat"),
+                *("--loglevel", self._settings.log_level),
+            ]
+        )
+
+    def _train(self, job_id: str) -> None:
+        assert self._process is not None, "tasks run in children only"
+        self._process.train(job_id)
+
+    def _begin_child(self, **_: Any) -> None:
+        lifeline.die_with_parent(signal.SIGKILL)
+        settings = self._settings
+        index = int(getattr(current_process(), "index", 0))
+        chosen = torch.device("cuda", index % self._gpus) if self._gpus else torch.device("cpu")
+        if self._gpus:
+            torch.cuda.set_device(chosen)
+        device.set_threads(settings.threads or max(1, (os.cpu_count() or 1) // self._size))
+        device.warm_up(chosen)
+        db = Database(settings.database)
+        name = f"{socket.gethostname()}:{os.getppid()}:{os.getpid()}"
+        heartbeat = Heartbeat(
+            db,
+            name=name,
+            device=device.describe(chosen),
+            queues=self._queues,
+            lease_seconds=settings.lease_seconds,
+            on_idle=lambda seconds: self._watch(db, seconds),
+        )
+        self._process = Process(settings, db, name, chosen, heartbeat, self._leaving, self._ring(db))
+        heartbeat.start()
+
+    def _end_child(self, **_: Any) -> None:
+        if self._process is not None:
+            self._process.heartbeat.close()
+            workers.gone(self._process.db, self._process.name)
+            self._process.db.close()
+
+    def _leave(self, **_: Any) -> None:
+        self._leaving.set()
+
+    def _child_died(self, exception: BaseException | None = None, args: Any = (), **_: Any) -> None:
+        """In the parent, a fifth of a second after a child died: give its job to another at once. The
+        connection is closed before the next fork, which this same thread does."""
+        if not isinstance(exception, WorkerLostError) or not args:
+            return
+        db = Database(self._settings.database, pooled=False)
+        try:
+            job = jobs.get(db, str(args[0]))
+            if job.worker is None or not _is_dead_child(job.worker):
+                return  # a second message for a job that lives elsewhere
+            lost = attempts.worker_lost(db, Attempt(job.id, job.attempt), reason="worker_died")
+            if lost is not None and lost.state == "queued":
+                self._ring(db)(lost)
+        except ServiceError as error:
+            log.warning("the reconciler will take %s back: %s", args[0], error.detail)
+        finally:
+            db.close()
+
+    def _ring(self, db: Database) -> Any:
+        def ring(job: Job) -> None:
+            try:
+                queue.send(self._app, db, job)
+            except (OperationalError, redis.RedisError, OSError) as error:
+                log.warning("the reconciler will ring for %s: %s", job.id, error)
+
+        return ring
+
+    def _watch(self, db: Database, idle_seconds: float) -> None:
+        """A process that has been idle while jobs grew old beside it, with the broker alive, no longer
+        gets its messages: end, so that whoever supervises starts a sound one."""
+        if idle_seconds < STUCK_SECONDS or self._leaving.is_set():
+            return
+        waited = workers.oldest_wait(db, self._queues)
+        if waited is None or waited < STUCK_SECONDS:
+            return
+        try:
+            if sum(queue.depths(self._settings)[name] for name in self._queues) == 0:
+                return  # nothing to get: it is the sender that is missing
+        except (redis.RedisError, OSError):
+            return
+        log.error("jobs have waited %.0f seconds beside an idle worker: ending it to start afresh", waited)
+        os.kill(os.getppid(), signal.SIGTERM)
+
+
+def _keep_logging(**_: Any) -> None:
+    """With a receiver of this signal, Celery leaves logging as it is."""
+
+
+def _gpus(settings: Settings) -> int:
+    """GPUs to train on. Counted through NVML, which leaves CUDA untouched before the fork."""
+    count = 0 if settings.device == "cpu" else torch.cuda.device_count()
+    if settings.device == "cuda" and count == 0:
+        raise WorkerError("NUMERAL_DEVICE is cuda, but there is no GPU here: set it to auto or cpu")
+    return count
+
+
+def _is_dead_child(name: str) -> bool:
+    host, parent, child = name.rsplit(":", 2)
+    if (host, int(parent)) != (socket.gethostname(), os.getpid()):
+        return False
+    try:
+        os.kill(int(child), 0)
+    except ProcessLookupError:
+        return True
+    return False

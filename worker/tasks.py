@@ -1,0 +1,365 @@
+"""One training job in one process: claim -> data -> network -> fit -> record -> finish."""
+
+import logging
+import os
+import platform
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from multiprocessing.synchronize import Event
+from typing import Any, TypeVar
+
+import torch
+
+from service.checkpoints import (
+    CorruptCheckpoint,
+    Snapshot,
+    decode_snapshot,
+    encode_state,
+    encode_weights,
+    sha256,
+)
+from service.data import datasets
+from service.data.digits import PREPROCESSING_VERSION
+from service.errors import ServiceError, Unavailable
+from service.settings import Settings
+from service.spec import TrainingSpec
+from service.store import attempts, checkpoints, models
+from service.store.attempts import Attempt, Point
+from service.store.checkpoints import Checkpoint, Kept
+from service.store.database import Database
+from service.store.jobs import Job, JobLost, State
+from worker.device import Resident, describe, place, resolve
+from worker.lease import Heartbeat, Lease
+from worker.training import Report, fit
+
+POLL_SECONDS = 0.5  # between two looks at whether the job is to stop
+WRITE_SECONDS = 1.0  # between two writes of progress without figures
+FIGURES_SECONDS = 0.2  # and with figures
+POINTS_OF_A_RUN = 1000  # of the series that have a value at every step
+RETRY_SECONDS = 1.0
+
+log = logging.getLogger(__name__)
+T = TypeVar("T")
+
+
+class MaxRuntime(ServiceError):
+    status, code, title = 409, "max_runtime", "The job ran out of its time"
+
+
+@dataclass
+class Process:
+    """What a training process has: built after the fork, used for one job after another."""
+
+    settings: Settings
+    db: Database
+    name: str
+    device: torch.device
+    heartbeat: Heartbeat
+    leaving: Event  # set when the worker is told to stop
+    ring: Callable[[Job], None]
+    _resident: Resident | None = field(default=None, repr=False)
+
+    def train(self, job_id: str) -> None:
+        """Train a job to its end, unless the message came late or twice."""
+        if self.leaving.is_set():
+            return  # whoever comes next is rung for by the reconciler
+        claimed_at = time.monotonic()
+        job = attempts.claim(
+            self.db,
+            job_id,
+            worker=self.name,
+            device=describe(self.device),
+            lease_seconds=self.settings.lease_seconds,
+        )
+        if job is None:
+            log.info("%s is not queued: nothing to do", job_id)
+            return
+        attempt = Attempt(job.id, job.attempt)
+        with self.heartbeat.holding(attempt, claimed_at=claimed_at) as lease:
+            Training(self, job, lease).run()
+
+    def data(self, spec: TrainingSpec, device: torch.device) -> Resident:
+        """The spec's dataset on the device; the last one used stays there."""
+        dataset = datasets.load(
+            spec.dataset, cache_dir=self.settings.cache_dir, data_dir=self.settings.data_dir
+        )
+        kept = self._resident
+        if kept is None or kept.dataset is not dataset or kept.device != device:
+            self._resident = kept = place(dataset, device)
+        return kept
+
+
+class Training:
+    """One attempt at one job."""
+
+    def __init__(self, process: Process, job: Job, lease: Lease) -> None:
+        self._process = process
+        self._db = process.db
+        self._job = job
+        self._lease = lease
+        self._attempt = lease.attempt
+        self._spec = TrainingSpec.model_validate(job.spec)
+        self._began = time.monotonic()
+        self._record = Record(self._spec)
+        self._saved_at = -float("inf")
+        self._saved: Checkpoint | None = None
+
+    @property
+    def _runtime(self) -> float:
+        return time.monotonic() - self._began
+
+    def run(self) -> None:
+        """Train, and leave the job in one of its states whatever happens; a job that is no longer ours is
+        left alone."""
+        try:
+            self._train()
+        except JobLost as lost:
+            log.warning("%s", lost.detail)
+        except (torch.OutOfMemoryError, MemoryError) as error:
+            log.warning("%s ran out of memory", self._job.id)
+            self._fail("out_of_memory", f"{error}: use a smaller batch_size or narrower layers")
+        except ServiceError as error:
+            log.warning("%s failed: %s", self._job.id, error.detail)
+            self._fail(error.code, error.detail)
+        except Exception as error:
+            log.exception("%s failed", self._job.id)
+            self._fail("internal_error", f"{type(error).__name__}: {error}")
+
+    def _fail(self, code: str, detail: str) -> None:
+        try:
+            self._patiently(
+                lambda: attempts.fail(
+                    self._db, self._attempt, code=code, detail=detail, runtime=self._runtime
+                )
+            )
+        except JobLost as lost:
+            log.warning("%s", lost.detail)
+
+    def _train(self) -> None:
+        device = self._process.device if self._spec.device != "cpu" else resolve("cpu")
+        if self._spec.device == "cuda" and device.type != "cuda":
+            resolve("cuda")
+        data = self._process.data(self._spec, device)
+        self._tell_dataset(data.dataset.sha256)
+        for report in fit(self._spec, data, device=device, resume=self._resume()):
+            state = self._note(report)
+            if report.outcome is not None:
+                self._finish(report, data.dataset.sha256, device)
+                return
+            if report.checkpoint_due:
+                self._save_if_time(report)
+            if self._stopped(report, state):
+                return
+
+    def _tell_dataset(self, sha256_of_data: str) -> None:
+        if self._job.dataset_sha256 != sha256_of_data:
+            values = {"dataset_sha256": sha256_of_data}
+            told = {"message": f"training on {self._spec.dataset.name}", "dataset_sha256": sha256_of_data}
+            self._patiently(lambda: attempts.tell(self._db, self._attempt, ("log", told), values=values))
+
+    def _resume(self) -> Snapshot | None:
+        """The newest whole checkpoint of an earlier attempt."""
+        if self._job.attempt == 1:
+            return None
+        for header, weights, state in checkpoints.resumable(self._db, self._job.id):
+            try:
+                snapshot = decode_snapshot(weights, state)
+            except CorruptCheckpoint as error:
+                told = {"code": "checkpoint_damaged", "id": header.id, "detail": str(error)}
+                attempts.tell(self._db, self._attempt, ("warning", told))
+                continue
+            self._saved = header
+            told = {"message": f"going on from step {header.step:,}", "checkpoint_id": header.id}
+            attempts.tell(self._db, self._attempt, ("log", told))
+            return snapshot
+        return None
+
+    def _note(self, report: Report) -> State | None:
+        """Take the report in, and write when it is time. Returns the job's state when it was looked at."""
+        if self._lease.lost:
+            raise JobLost(f"the lease of {self._job.id} ran out")
+        self._record.take(report)
+        if self._record.write_due(report):
+            progress, points, figures = self._record.hand_over(report)
+            return self._patiently(
+                lambda: attempts.write_progress(
+                    self._db, self._attempt, progress=progress, points=points, figures=figures
+                )
+            )
+        if self._record.poll_due():
+            return self._patiently(lambda: attempts.state(self._db, self._attempt))
+        return None
+
+    def _stopped(self, report: Report, state: State | None) -> bool:
+        """Whether the job is to stop here, and then everything for it has been done."""
+        if state == "cancelling":
+            attempts.cancelled(self._db, self._attempt, runtime=self._runtime)
+            return True
+        if state == "pausing":
+            self._save(report, "paused")
+            return attempts.paused(self._db, self._attempt, runtime=self._runtime)
+        if self._process.leaving.is_set():
+            self._save(report, "released")
+            job = attempts.release(self._db, self._attempt, runtime=self._runtime)
+            if job.state == "queued":
+                self._process.ring(job)
+            return True
+        limit = self._spec.max_runtime_seconds
+        if limit is not None and self._job.runtime_seconds + self._runtime > limit:
+            self._save(report, "released")
+            raise MaxRuntime(
+                f"{limit:g} seconds of training are over at step {report.step:,}: raise max_runtime_seconds"
+            )
+        return False
+
+    def _finish(self, report: Report, dataset_sha256: str, device: torch.device) -> None:
+        header = self._save(report, "final")
+        model = self._patiently(
+            lambda: models.finish(
+                self._db,
+                self._attempt,
+                header,
+                preprocessing=PREPROCESSING_VERSION,
+                dataset_sha256=dataset_sha256,
+                provenance=provenance(self._spec, device, report),
+                runtime=self._runtime,
+            )
+        )
+        if model is None:
+            attempts.cancelled(self._db, self._attempt, runtime=self._runtime)
+            return
+        log.info("%s succeeded: model version %d", self._job.id, model.version)
+        checkpoints.prune(self._db, self._job.id, self._kept)
+
+    def _save_if_time(self, report: Report) -> None:
+        policy = self._spec.checkpoints
+        if policy.keep == "all" or time.monotonic() - self._saved_at >= policy.min_seconds:
+            self._save(report, "scheduled")
+            checkpoints.prune(self._db, self._job.id, self._kept)
+
+    def _save(self, report: Report, reason: checkpoints.Reason) -> Checkpoint:
+        """Store the run as it stands; a step that is stored already is not stored twice."""
+        final = reason == "final"
+        if not final and self._saved is not None and self._saved.step == report.step:
+            return self._saved
+        snapshot = report.snapshot()
+        weights = encode_weights(snapshot, self._spec, preprocessing=PREPROCESSING_VERSION)
+        state = encode_state(snapshot, self._spec, weights_sha256=sha256(weights))
+        self._saved = self._patiently(
+            lambda: checkpoints.save(
+                self._db,
+                self._attempt,
+                step=snapshot.step,
+                epoch=snapshot.epoch,
+                reason=reason,
+                metrics=report.metrics,
+                spec=self._job.spec,
+                weights=weights,
+                state=state,
+            )
+        )
+        self._saved_at = time.monotonic()
+        return self._saved
+
+    @property
+    def _kept(self) -> Kept:
+        policy = self._spec.checkpoints
+        best_by = None
+        if self._spec.dataset.validation:
+            best_by = "validation_loss" if self._spec.task_name == "regression" else "validation_accuracy"
+        return Kept(policy.keep == "all", policy.newest, best_by)
+
+    def _patiently(self, write: Callable[[], T]) -> T:
+        """Write, trying again while the database is busy or away, as long as the lease can last."""
+        while True:
+            try:
+                return write()
+            except Unavailable as error:
+                if self._lease.lost:
+                    raise JobLost(f"the lease of {self._job.id} ran out: {error.detail}") from error
+                log.warning("%s: %s; trying again", self._job.id, error.detail)
+                time.sleep(RETRY_SECONDS)
+
+
+class Record:
+    """What there is to write about a run, kept until it is time to."""
+
+    def __init__(self, spec: TrainingSpec) -> None:
+        self._plan = spec.plan
+        self._stride = -(-self._plan.steps // POINTS_OF_A_RUN)
+        self._points: list[Point] = []
+        self._figures: list[Mapping[str, Any]] = []
+        self._written_at = -float("inf")
+        self._polled_at = time.monotonic()
+        self._first: tuple[int, float] | None = None  # step and time at the start of this attempt
+
+    def take(self, report: Report) -> None:
+        """Keep the report's points: figures always, what has a value at every step thinned evenly."""
+        if self._first is None:
+            self._first = (report.step, time.monotonic())
+        if report.step and (report.step % self._stride == 0 or report.step == self._plan.steps):
+            self._points.append(Point("batch_loss", report.step, report.epoch, report.loss))
+            self._points.append(Point("learning_rate", report.step, report.epoch, report.learning_rate))
+        if report.metrics and report.restored_step is None:  # the restored step has its own points already
+            for name, value in report.metrics.items():
+                self._points.append(Point(name, report.step, report.epoch, value))
+            self._figures.append(
+                {"step": report.step, "epoch": report.epoch, "metrics": dict(report.metrics)}
+            )
+
+    def write_due(self, report: Report) -> bool:
+        elapsed = time.monotonic() - self._written_at
+        return (
+            report.step == 1
+            or report.outcome is not None
+            or elapsed >= (FIGURES_SECONDS if self._figures else WRITE_SECONDS)
+        )
+
+    def poll_due(self) -> bool:
+        if time.monotonic() - self._polled_at < POLL_SECONDS:
+            return False
+        self._polled_at = time.monotonic()
+        return True
+
+    def hand_over(self, report: Report) -> tuple[dict[str, Any], list[Point], list[Mapping[str, Any]]]:
+        """Progress, points and figures to write now."""
+        points, figures = self._points, self._figures
+        self._points, self._figures = [], []
+        self._written_at = self._polled_at = time.monotonic()
+        return self._progress(report), points, figures
+
+    def _progress(self, report: Report) -> dict[str, Any]:
+        assert self._first is not None
+        first_step, first_time = self._first
+        seconds = time.monotonic() - first_time
+        steps_a_second = (report.step - first_step) / seconds if seconds > 0 else 0.0
+        left = self._plan.steps - report.step if report.outcome is None else 0
+        return {
+            "step": report.step,
+            "steps": self._plan.steps,
+            "epoch": report.epoch,
+            "epochs": self._plan.epochs,
+            "loss": report.loss,
+            "images_per_second": steps_a_second * self._plan.examples / self._plan.steps_per_pass,
+            "eta_seconds": left / steps_a_second if steps_a_second else None,
+        }
+
+
+def provenance(spec: TrainingSpec, device: torch.device, report: Report) -> dict[str, Any]:
+    """Where a model comes from, so that it can be made again."""
+    return {
+        "device": describe(device),
+        "seed": spec.seed,
+        "threads": torch.get_num_threads(),
+        "outcome": report.outcome,
+        "restored_step": report.restored_step,
+        "versions": {
+            "numeral": version("numeral"),
+            "torch": str(torch.__version__),
+            "numpy": version("numpy"),
+            "python": platform.python_version(),
+        },
+        "host_cpus": os.cpu_count(),
+    }
