@@ -12,7 +12,7 @@ import psycopg
 import pytest
 from sqlalchemy import make_url
 
-from service.data import datasets
+from service.data import sources
 from service.store import schema
 from service.store.database import Database
 
@@ -31,7 +31,7 @@ def mnist_folder() -> Path:
     """The folder with the real MNIST: as set, or fetched once and kept where `make demo` keeps it."""
     given = os.environ.get("NUMERAL_DATA_DIR")
     cache_dir = Path(__file__).parent.parent / ".numeral" / "data"
-    return datasets.fetch("mnist", cache_dir=cache_dir, data_dir=Path(given) if given else None).folder
+    return sources.fetch("mnist", cache_dir=cache_dir, data_dir=Path(given) if given else None).folder
 
 
 @pytest.fixture(autouse=True)

@@ -34,15 +34,18 @@ def bring_to(db: Database, state: State) -> str:
     if state == "queued":
         return job_id
     attempt = claim(db, job_id)
-    steps: dict[str, Callable[[], object]] = {
-        "running": lambda: None,
-        "cancelling": lambda: jobs.cancel(db, job_id),
-        "pausing": lambda: jobs.pause(db, job_id),
-        "paused": lambda: jobs.pause(db, job_id) and attempts.paused(db, attempt, runtime=1),
-        "cancelled": lambda: jobs.cancel(db, job_id) and attempts.cancelled(db, attempt, runtime=1),
-        "failed": lambda: attempts.fail(db, attempt, code="x", detail="y", runtime=1),
-    }
-    steps[state]()
+    if state == "cancelling":
+        jobs.cancel(db, job_id)
+    elif state == "pausing":
+        jobs.pause(db, job_id)
+    elif state == "paused":
+        jobs.pause(db, job_id)
+        attempts.paused(db, attempt, runtime=1)
+    elif state == "cancelled":
+        jobs.cancel(db, job_id)
+        attempts.cancelled(db, attempt, runtime=1)
+    elif state == "failed":
+        attempts.fail(db, attempt, code="x", detail="y", runtime=1)
     assert jobs.get(db, job_id).state == state
     return job_id
 

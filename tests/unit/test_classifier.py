@@ -1,0 +1,159 @@
+"""Loaded models: what is served when a name moves, a model is damaged, or memory is short."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from service import classifier
+from service.checkpoints import Snapshot, encode_weights, shapes
+from service.classifier import Classifier, ModelDamaged, NoModel, NotAClassifier
+from service.errors import NotFound
+from service.spec import TrainingSpec
+from service.store import attempts, checkpoints, jobs, models, schema
+from service.store.attempts import Attempt
+from service.store.database import Database
+from service.store.models import Model
+
+SPEC = TrainingSpec.model_validate({"network": {"hidden_widths": []}})
+CURVE = TrainingSpec.model_validate({"dataset": {"name": "simulated"}, "network": {"hidden_widths": []}})
+
+
+@pytest.fixture
+def db(tmp_path: Path) -> Iterator[Database]:
+    """A migrated SQLite database."""
+    database = Database(f"sqlite:///{tmp_path / 'numeral.db'}")
+    schema.migrate(database)
+    yield database
+    database.close()
+
+
+def register(db: Database, spec: TrainingSpec = SPEC, *, damaged: bool = False) -> Model:
+    arrays = {name: np.ones(shape, np.float32) for name, shape in shapes(spec).items()}
+    data = encode_weights(Snapshot(1, 1.0, arrays, {}, {}), spec, preprocessing="1")
+    answer, _ = jobs.submit(db, spec, answer=lambda job: {"id": job.id}, queue="cpu")
+    job = attempts.claim(db, answer["id"], worker="w", device="CPU", lease_seconds=60)
+    assert job is not None
+    attempt = Attempt(job.id, job.attempt)
+    header = checkpoints.save(
+        db,
+        attempt,
+        step=1,
+        epoch=1.0,
+        reason="final",
+        metrics={},
+        spec=spec.model_dump(mode="json"),
+        weights=data,
+        state=None,
+    )
+    if damaged:
+        with db.write() as connection:
+            connection.exec_driver_sql(f"DELETE FROM chunk WHERE blob_id = '{header.weights_blob}'")  # noqa: S608
+    model = models.finish(
+        db, attempt, header, preprocessing="1", dataset_sha256="0" * 64, provenance={}, runtime=1
+    )
+    assert model is not None
+    return model
+
+
+def test_the_first_request_need_not_wait_for_a_refresh(db: Database) -> None:
+    serving = Classifier(db)
+    with pytest.raises(NoModel):
+        serving.loaded("latest")
+    made = register(db)
+    assert serving.describe() == "none yet"
+    assert serving.loaded("latest").model == made
+    assert serving.loaded(made.id) is serving.loaded("latest")
+
+
+def test_a_name_moves_only_when_its_model_is_loaded(db: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = register(db)
+    serving = Classifier(db)
+    serving.refresh()
+    second = register(db)
+    assert serving.loaded("latest").model == first
+    seen: list[Model] = []
+    load = checkpoints.weights
+
+    def watched(*arguments: object) -> bytes:
+        seen.append(serving.loaded("latest").model)  # a request, while the new weights are read
+        return load(*arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(checkpoints, "weights", watched)
+    serving.refresh()
+    assert seen == [first]
+    assert serving.loaded("latest").model == second
+    serving.refresh()
+    assert seen == [first]  # nothing is loaded twice
+
+
+def test_an_alias_moves_and_an_unknown_name_is_unknown(db: Database) -> None:
+    made = [register(db), register(db)]
+    serving = Classifier(db)
+    for model in made:
+        models.set_alias(db, "champion", model.id)
+        serving.refresh()
+        assert serving.loaded("champion").model == model
+    with pytest.raises(NotFound):
+        serving.loaded("none-such")
+    with pytest.raises(NotFound):
+        serving.loaded("model_none")
+
+
+def test_a_damaged_newest_model_is_passed_over(db: Database) -> None:
+    whole = register(db)
+    register(db, CURVE)
+    damaged = [register(db, damaged=True), register(db, damaged=True)]
+    serving = Classifier(db)  # has seen none of them before
+    serving.refresh()
+    assert serving.loaded("latest").model == whole
+    assert serving.describe() == f"ready; damaged: {damaged[1].id}"
+    with pytest.raises(ModelDamaged):
+        serving.loaded(damaged[1].id)
+    newest = register(db)
+    serving.refresh()
+    assert serving.loaded("latest").model == newest
+    assert serving.describe() == "ready"
+
+
+def test_only_damaged_models(db: Database) -> None:
+    made = register(db, damaged=True)
+    serving = Classifier(db)
+    serving.refresh()
+    assert serving.describe() == f"none yet; damaged: {made.id}"
+    with pytest.raises(ModelDamaged):
+        serving.loaded("latest")
+
+
+def test_a_regression_reads_no_digits(db: Database) -> None:
+    classifies = register(db)
+    curve = register(db, CURVE)
+    serving = Classifier(db)
+    models.set_alias(db, "champion", classifies.id)
+    serving.refresh()
+    models.set_alias(db, "champion", curve.id)
+    serving.refresh()
+    for reference in ("champion", curve.id):
+        with pytest.raises(NotAClassifier):
+            serving.loaded(reference)
+    assert serving.loaded("latest").model == classifies
+
+
+def test_memory_is_bounded(db: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = [register(db) for _ in range(4)]
+    monkeypatch.setattr(classifier, "CACHE_PARAMETERS", 2 * SPEC.parameter_count)
+    serving = Classifier(db)
+    for model in (*made[:2], made[0], made[2]):  # the second is the one used least of late
+        assert serving.loaded(model.id).model == model
+    assert list(serving._kept) == [made[0].id, made[2].id]
+    monkeypatch.setattr(classifier, "CACHE_PARAMETERS", 1)
+    assert serving.loaded(made[3].id).model == made[3]
+    assert list(serving._kept) == [made[3].id]
+
+
+def test_the_thread_follows_and_ends(db: Database) -> None:
+    serving = Classifier(db)
+    serving.start()
+    serving.close()
+    assert not serving._thread.is_alive()
