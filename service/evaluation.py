@@ -31,8 +31,8 @@ def evaluate(
     network: MultiLayerPerceptron, inputs: Tensor, targets: Tensor, loss: LossName
 ) -> dict[str, float]:
     """`loss` and, for class labels, `accuracy` (a share) in float32 and without dropout or label
-    smoothing. `inputs` (n, inputs) as stored, n > 0, on the network's device; targets as `mean_loss` has
-    them. The network's training mode is as before afterwards."""
+    smoothing. `inputs` (n, inputs) as `network.normalize` makes them, n > 0, on the network's device;
+    targets as `mean_loss` has them. The network's training mode is as before afterwards."""
     was_training = network.training
     network.eval()
     chunk = CHUNK.get(inputs.device.type, CHUNK["cpu"])
@@ -40,7 +40,7 @@ def evaluate(
     sums = torch.zeros(2, dtype=torch.float64, device=inputs.device)
     for start in range(0, len(inputs), chunk):
         wanted = targets[start : start + chunk]
-        logits = network(inputs[start : start + chunk])
+        logits = network.logits(inputs[start : start + chunk])
         sums[0] += mean_loss(logits, wanted, loss).double() * len(wanted)
         if classes:
             sums[1] += (logits.argmax(1) == wanted).sum()

@@ -44,8 +44,8 @@ class InputNormalization(nn.Module):
         self.register_buffer("std", torch.ones(features))
 
     def forward(self, x: Tensor) -> Tensor:
-        scaled = (x / self.divisor).to(torch.float32)
-        return scaled if self.identity else (scaled - self.mean) / self.std
+        scaled = x.to(torch.float32, copy=True).div_(self.divisor)
+        return scaled if self.identity else scaled.sub_(self.mean).div_(self.std)
 
 
 class MultiLayerPerceptron(nn.Module):

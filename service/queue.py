@@ -29,6 +29,7 @@ def celery(settings: Settings) -> Celery:
     """The Celery application, the same for who sends and who works."""
     app = Celery("numeral", broker=broker.url(settings), set_as_current=False)
     app.conf.update(
+        accept_content=["json"],
         task_acks_late=False,  # late ack started long tasks again at the visibility timeout
         worker_disable_prefetch=True,
         worker_prefetch_multiplier=1,
@@ -65,13 +66,11 @@ def queue_for(db: Database, device: str) -> str:
     return "gpu" if "gpu" in served else "cpu"
 
 
-def send(app: Celery, db: Database, job: Job) -> None:
-    """Ring for a queued job, and remember that it was rung for. Raises OperationalError when the broker
-    cannot be reached."""
+def send(app: Celery, job: Job) -> None:
+    """Ring for a queued job. Raises OperationalError when the broker cannot be reached."""
     app.send_task(
         TRAIN_TASK, args=[job.id], queue=job.queue, priority=job.priority, ignore_result=True, retry=False
     )
-    jobs.mark_rung(db, job.id)
 
 
 def depths(settings: Settings) -> dict[str, int]:
@@ -93,10 +92,9 @@ class Doorbell(threading.Thread):
     """Sends messages off the request's path, so that a slow or frozen broker delays no answer. What it
     cannot send is left to the reconciler."""
 
-    def __init__(self, app: Celery, db: Database) -> None:
+    def __init__(self, app: Celery) -> None:
         super().__init__(name="doorbell", daemon=True)
         self._app = app
-        self._db = db
         self._waiting: stdlib_queue.Queue[Job | None] = stdlib_queue.Queue(maxsize=1000)
 
     def ring(self, job: Job) -> None:
@@ -109,7 +107,7 @@ class Doorbell(threading.Thread):
     def run(self) -> None:
         while (job := self._waiting.get()) is not None:
             try:
-                send(self._app, self._db, job)
+                send(self._app, job)
             except (OperationalError, redis.RedisError, OSError) as error:
                 log.warning("could not ring for %s, the reconciler will: %s", job.id, error)
             except Exception:
@@ -122,10 +120,11 @@ class Doorbell(threading.Thread):
 
 
 def ring_all(app: Celery, db: Database, waiting: Sequence[Job]) -> int:
-    """Ring for each; returns how many were rung for before the broker failed, if it did."""
+    """Ring again for each; returns how many were rung for before the broker failed, if it did."""
     for count, job in enumerate(waiting):
         try:
-            send(app, db, job)
+            send(app, job)
+            jobs.mark_rung(db, job.id)
         except (OperationalError, redis.RedisError, OSError) as error:
             log.warning("the broker takes no messages: %s", error)
             return count

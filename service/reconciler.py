@@ -17,7 +17,7 @@ from service.store import attempts, garbage, jobs, workers
 from service.store.attempts import Attempt
 from service.store.database import Database
 
-RING_AGAIN_SECONDS = 10.0
+RING_AGAIN_SECONDS = 3.0
 RING_AT_MOST = 200  # a round
 GARBAGE_EVERY_SECONDS = 300.0
 

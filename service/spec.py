@@ -15,7 +15,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic_core import PydanticCustomError
 
-from service.data.catalog import CATALOG, DatasetCard, DatasetName, Task
+from service.catalog import CATALOG, DatasetCard, DatasetName, Task
 from service.errors import FieldError, Invalid
 
 MAX_WIDTH = 2**31 - 1  # the parameter budget is what limits a width
@@ -254,7 +254,7 @@ class EarlyStopping(Part):
 
 class Evaluation(Part):
     """When the training, validation and test figures are taken. At most one cadence; none: about every
-    epoch, and no more than some hundred times a run. Always before the first step and after the last."""
+    epoch, and no more than some hundred times a run. Always after the last step."""
 
     every_steps: int | None = Field(default=None, ge=1, le=MAX_STEPS)
     """Optimiser steps between evaluations."""
@@ -262,6 +262,8 @@ class Evaluation(Part):
     """Epochs between evaluations."""
     every_seconds: float | None = Field(default=None, gt=0, le=86400)
     """Seconds between evaluations, at the first step after them."""
+    initial: bool = False
+    """Also before the first step, of the untrained network."""
     train_examples: int = Field(default=2000, ge=1, le=1_000_000)
     """Training accuracy and loss are measured on the first so many training images, as the lecture does."""
 

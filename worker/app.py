@@ -10,6 +10,7 @@ import multiprocessing
 import os
 import signal
 import socket
+import warnings
 from collections.abc import Sequence
 from multiprocessing.synchronize import Event
 from typing import Any
@@ -19,6 +20,7 @@ import torch
 from billiard import current_process
 from billiard.exceptions import WorkerLostError
 from celery import Celery, signals
+from celery.platforms import SecurityWarning
 from kombu.exceptions import OperationalError
 
 from service import lifeline, queue
@@ -62,6 +64,8 @@ class Worker:
         # what torch imports at its first step, some seconds' worth: once here, then every child, also one that
         # takes a dead one's place, has it from the fork
         importlib.import_module("torch._dynamo")
+        # it warns root of pickled messages; ours are JSON, and nothing else is accepted
+        warnings.filterwarnings("ignore", category=SecurityWarning)
         # registered under a name that the sender spells too: service never imports worker
         self._app.task(name=queue.TRAIN_TASK, ignore_result=True)(self._train)
         connections: Sequence[tuple[Any, Any]] = (
@@ -93,7 +97,8 @@ class Worker:
         chosen = torch.device("cuda", index % self._gpus) if self._gpus else torch.device("cpu")
         if self._gpus:
             torch.cuda.set_device(chosen)
-        device.set_threads(settings.threads or max(1, (os.cpu_count() or 1) // self._size))
+        threads = settings.threads or max(1, (os.cpu_count() or 1) // self._size)
+        device.set_threads(threads)
         device.warm_up(chosen)
         db = Database(settings.database)
         name = f"{socket.gethostname()}:{os.getppid()}:{os.getpid()}"
@@ -105,7 +110,7 @@ class Worker:
             lease_seconds=settings.lease_seconds,
             on_idle=lambda seconds: self._watch(db, seconds),
         )
-        self._process = Process(settings, db, name, chosen, heartbeat, self._leaving, self._ring(db))
+        self._process = Process(settings, db, name, chosen, threads, heartbeat, self._leaving, self._ring)
         heartbeat.start()
 
     def _end_child(self, **_: Any) -> None:
@@ -129,20 +134,17 @@ class Worker:
                 return  # a second message for a job that lives elsewhere
             lost = attempts.worker_lost(db, Attempt(job.id, job.attempt), reason="worker_died")
             if lost is not None and lost.state == "queued":
-                self._ring(db)(lost)
+                self._ring(lost)
         except ServiceError as error:
             log.warning("the reconciler will take %s back: %s", args[0], error.detail)
         finally:
             db.close()
 
-    def _ring(self, db: Database) -> Any:
-        def ring(job: Job) -> None:
-            try:
-                queue.send(self._app, db, job)
-            except (OperationalError, redis.RedisError, OSError) as error:
-                log.warning("the reconciler will ring for %s: %s", job.id, error)
-
-        return ring
+    def _ring(self, job: Job) -> None:
+        try:
+            queue.send(self._app, job)
+        except (OperationalError, redis.RedisError, OSError) as error:
+            log.warning("the reconciler will ring for %s: %s", job.id, error)
 
     def _watch(self, db: Database, idle_seconds: float) -> None:
         """A process that has been idle while jobs grew old beside it, with the broker alive, no longer

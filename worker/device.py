@@ -2,9 +2,9 @@
 
 import os
 import platform
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
@@ -15,6 +15,11 @@ from torch.utils.dlpack import from_dlpack
 
 from service.data.datasets import Dataset
 from service.errors import Conflict
+from service.network import MultiLayerPerceptron
+from service.spec import TrainingSpec
+
+
+SHARED_OPERATIONS = 100_000_000  # of a step; some 2 ms of one core
 
 
 def resolve(name: Literal["auto", "cpu", "cuda"]) -> torch.device:
@@ -40,6 +45,14 @@ def set_threads(count: int) -> None:
     """Threads of one operation on the CPU, at least 1. Sums are split by thread, so that the last bits of
     a result depend on the number."""
     torch.set_num_threads(count)
+
+
+def threads_for(spec: TrainingSpec, available: int) -> int:
+    """Threads that a job is faster with: one where a step's products are so small that handing them out
+    costs more than it gains. A function of the spec alone on one machine, as every attempt must take the
+    same number."""
+    products = 6 * spec.plan.batch * spec.parameter_count  # operations of forward and backward
+    return available if products >= SHARED_OPERATIONS else 1
 
 
 def warm_up(device: torch.device) -> None:
@@ -98,6 +111,27 @@ class Resident:
     train: Examples
     validation: Examples
     test: Examples
+    _evaluated: dict[Hashable, dict[str, Examples]] = field(default_factory=dict, repr=False, compare=False)
+
+    def evaluated_by(self, network: MultiLayerPerceptron, train_examples: int) -> dict[str, Examples]:
+        """What figures are taken of, inputs as the network's first layer sees them: the first
+        `train_examples` of `train`, and `validation` and `test` whole; parts without examples are left
+        out. Kept, since turning bytes into floats costs a small network more than its products do."""
+        normalization = network.input
+        key = (train_examples, *normalization.mean.tolist(), *normalization.std.tolist())
+        if key not in self._evaluated:
+            parts = {
+                "train": self.train.first(train_examples),
+                "validation": self.validation,
+                "test": self.test,
+            }
+            self._evaluated.clear()
+            self._evaluated[key] = {
+                name: Examples(network.normalize(part.inputs), part.targets)
+                for name, part in parts.items()
+                if len(part)
+            }
+        return self._evaluated[key]
 
 
 def place(dataset: Dataset, device: torch.device) -> Resident:

@@ -51,7 +51,7 @@ class Heartbeat(threading.Thread):
         super().__init__(name="heartbeat", daemon=True)
         self._db = db
         self._worker = name
-        self._device = device
+        self.device = device
         self._queues = tuple(queues)
         self._lease_seconds = lease_seconds
         self._on_idle = on_idle
@@ -92,7 +92,7 @@ class Heartbeat(threading.Thread):
         if lease is not None:
             self._renew(lease)
         job_id = None if lease is None else lease.attempt.job_id
-        workers.seen(self._db, self._worker, queues=self._queues, device=self._device, job_id=job_id)
+        workers.seen(self._db, self._worker, queues=self._queues, device=self.device, job_id=job_id)
         if lease is None:
             self._on_idle(time.monotonic() - self._idle_since)
 

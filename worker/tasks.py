@@ -4,7 +4,7 @@ import logging
 import os
 import platform
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from multiprocessing.synchronize import Event
@@ -30,7 +30,7 @@ from service.store.attempts import Attempt, Point
 from service.store.checkpoints import Checkpoint, Kept
 from service.store.database import Database
 from service.store.jobs import Job, JobLost, State
-from worker.device import Resident, describe, place, resolve
+from worker.device import Resident, describe, place, resolve, set_threads, threads_for
 from worker.lease import Heartbeat, Lease
 from worker.training import Report, fit
 
@@ -56,10 +56,11 @@ class Process:
     db: Database
     name: str
     device: torch.device
+    threads: int
     heartbeat: Heartbeat
     leaving: Event  # set when the worker is told to stop
     ring: Callable[[Job], None]
-    _resident: Resident | None = field(default=None, repr=False)
+    _resident: tuple[Hashable, Resident] | None = field(default=None, repr=False)
 
     def train(self, job_id: str) -> None:
         """Train a job to its end, unless the message came late or twice."""
@@ -70,7 +71,7 @@ class Process:
             self.db,
             job_id,
             worker=self.name,
-            device=describe(self.device),
+            device=self.heartbeat.device,
             lease_seconds=self.settings.lease_seconds,
         )
         if job is None:
@@ -85,10 +86,10 @@ class Process:
         dataset = datasets.load(
             spec.dataset, cache_dir=self.settings.cache_dir, data_dir=self.settings.data_dir
         )
-        kept = self._resident
-        if kept is None or kept.dataset is not dataset or kept.device != device:
-            self._resident = kept = place(dataset, device)
-        return kept
+        key = (spec.dataset, dataset.sha256, device)
+        if self._resident is None or self._resident[0] != key:
+            self._resident = (key, place(dataset, device))
+        return self._resident[1]
 
 
 class Training:
@@ -105,6 +106,7 @@ class Training:
         self._record = Record(self._spec)
         self._saved_at = -float("inf")
         self._saved: Checkpoint | None = None
+        self._dataset_sha256 = ""
 
     @property
     def _runtime(self) -> float:
@@ -141,23 +143,18 @@ class Training:
         device = self._process.device if self._spec.device != "cpu" else resolve("cpu")
         if self._spec.device == "cuda" and device.type != "cuda":
             resolve("cuda")
+        set_threads(threads_for(self._spec, self._process.threads))
         data = self._process.data(self._spec, device)
-        self._tell_dataset(data.dataset.sha256)
+        self._dataset_sha256 = data.dataset.sha256
         for report in fit(self._spec, data, device=device, resume=self._resume()):
             state = self._note(report)
             if report.outcome is not None:
-                self._finish(report, data.dataset.sha256, device)
+                self._finish(report, device)
                 return
             if report.checkpoint_due:
                 self._save_if_time(report)
             if self._stopped(report, state):
                 return
-
-    def _tell_dataset(self, sha256_of_data: str) -> None:
-        if self._job.dataset_sha256 != sha256_of_data:
-            values = {"dataset_sha256": sha256_of_data}
-            told = {"message": f"training on {self._spec.dataset.name}", "dataset_sha256": sha256_of_data}
-            self._patiently(lambda: attempts.tell(self._db, self._attempt, ("log", told), values=values))
 
     def _resume(self) -> Snapshot | None:
         """The newest whole checkpoint of an earlier attempt."""
@@ -185,7 +182,12 @@ class Training:
             progress, points, figures = self._record.hand_over(report)
             return self._patiently(
                 lambda: attempts.write_progress(
-                    self._db, self._attempt, progress=progress, points=points, figures=figures
+                    self._db,
+                    self._attempt,
+                    progress=progress,
+                    points=points,
+                    figures=figures,
+                    dataset_sha256=self._dataset_sha256,
                 )
             )
         if self._record.poll_due():
@@ -214,7 +216,7 @@ class Training:
             )
         return False
 
-    def _finish(self, report: Report, dataset_sha256: str, device: torch.device) -> None:
+    def _finish(self, report: Report, device: torch.device) -> None:
         header = self._save(report, "final")
         model = self._patiently(
             lambda: models.finish(
@@ -222,7 +224,7 @@ class Training:
                 self._attempt,
                 header,
                 preprocessing=PREPROCESSING_VERSION,
-                dataset_sha256=dataset_sha256,
+                dataset_sha256=self._dataset_sha256,
                 provenance=provenance(self._spec, device, report),
                 runtime=self._runtime,
             )
@@ -291,7 +293,7 @@ class Record:
         self._stride = -(-self._plan.steps // POINTS_OF_A_RUN)
         self._points: list[Point] = []
         self._figures: list[Mapping[str, Any]] = []
-        self._written_at = -float("inf")
+        self._written_at = time.monotonic()
         self._polled_at = time.monotonic()
         self._first: tuple[int, float] | None = None  # step and time at the start of this attempt
 

@@ -177,7 +177,7 @@ def fit(
     resume: Snapshot | None = None,
     clock: Callable[[], float] = time.monotonic,
 ) -> Iterator[Report]:
-    """Train the spec's network and report each step; the first report, unless it resumes, is step 0.
+    """Train the spec's network and report each step, step 0 too where `evaluation.initial` asks for it.
 
     `dataset` is the spec's, or what `device.place` made of it. `clock` gives seconds, for
     `evaluation.every_seconds`. A run that resumes after its last step reports that step once more, so that
@@ -197,13 +197,13 @@ def fit(
         evaluation_due = _evaluation_cadence(spec, clock)
         low_precision = products(spec.precision, device)
         network.train()
-        if resume is None:
+        if resume is not None and run.outcome is not None:
+            yield _report(run, _figures(run, data))
+            return
+        if spec.evaluation.initial and resume is None:
             metrics: Mapping[str, float] = _figures(run, data)
             run.loss = metrics["train_loss"]
             yield _report(run, metrics)
-        elif run.outcome is not None:
-            yield _report(run, _figures(run, data))
-            return
         for step in range(run.step + 1, plan.steps + 1):
             run.step = step
             learning_rate = optimizers.learning_rate_at(spec, step)
@@ -287,15 +287,9 @@ def _finite(run: _Run, loss: Tensor, norm: Tensor) -> tuple[float, float]:
 def _figures(run: _Run, data: Resident) -> dict[str, float]:
     """The metrics of the present weights. Raises Diverged when one is not finite."""
     spec = run.spec
-    parts = {
-        "train": data.train.first(spec.evaluation.train_examples),
-        "validation": data.validation,
-        "test": data.test,
-    }
     metrics = {
         f"{part}_{name}": value
-        for part, examples in parts.items()
-        if len(examples)
+        for part, examples in data.evaluated_by(run.network, spec.evaluation.train_examples).items()
         for name, value in evaluate(run.network, examples.inputs, examples.targets, spec.loss_name).items()
     }
     if not all(map(math.isfinite, metrics.values())):

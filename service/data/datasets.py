@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from service.catalog import DatasetName
 from service.data import simulated
-from service.data.catalog import DatasetName
 from service.data.sources import decode, fetch
 from service.spec import DatasetSpec
 
@@ -55,10 +55,9 @@ def load(spec: DatasetSpec, *, cache_dir: Path, data_dir: Path | None) -> Datase
             file.values for file in decode(spec.name, fetched.files)
         )
         digest = fetched.digest
-    held_out = _held_out(spec)
     return Dataset(
         spec.name,
-        *_split(inputs[: spec.total_examples], targets[: spec.total_examples], held_out),
+        *_split(inputs[: spec.total_examples], targets[: spec.total_examples], spec),
         test_inputs,
         test_targets,
         digest,
@@ -73,15 +72,12 @@ def _simulated(spec: DatasetSpec) -> tuple[Array, Array, Array, Array]:
     return parts[0], parts[1], parts[2], parts[3]
 
 
-def _held_out(spec: DatasetSpec) -> NDArray[np.bool_]:
-    mask = np.zeros(spec.total_examples, dtype=np.bool_)
-    mask[np.random.default_rng(spec.split_seed).permutation(spec.total_examples)[: spec.validation]] = True
-    return mask
-
-
-def _split(inputs: Array, targets: Array, held_out: NDArray[np.bool_]) -> tuple[Array, Array, Array, Array]:
-    if not held_out.any():
+def _split(inputs: Array, targets: Array, spec: DatasetSpec) -> tuple[Array, Array, Array, Array]:
+    if not spec.validation:
         return inputs, targets, inputs[:0], targets[:0]
+    shuffled = np.random.default_rng(spec.split_seed).permutation(spec.total_examples)
+    held_out = np.zeros(spec.total_examples, dtype=np.bool_)
+    held_out[shuffled[: spec.validation]] = True
     parts = inputs[~held_out], targets[~held_out], inputs[held_out], targets[held_out]
     return _frozen(parts[0]), _frozen(parts[1]), _frozen(parts[2]), _frozen(parts[3])
 

@@ -15,8 +15,8 @@ from pathlib import Path
 
 from filelock import FileLock
 
+from service.catalog import CATALOG, DatasetName
 from service.data import downloads, idx
-from service.data.catalog import CATALOG, DatasetName
 from service.errors import ServiceError
 
 

@@ -41,8 +41,9 @@ class Point:
 
 
 def claim(db: Database, job_id: str, *, worker: str, device: str, lease_seconds: float) -> Job | None:
-    """Take a queued job. None if it is not queued (any more): the message came late or twice."""
-    with db.write() as connection:
+    """Take a queued job. None if it is not queued (any more): the message came late or twice. Not durable:
+    what a power cut takes away is a claim of a process that it took too."""
+    with db.write(durable=False) as connection:
         row = change(
             connection,
             and_(job.c.id == job_id, job.c.state == "queued"),
@@ -85,6 +86,7 @@ def write_progress(
     progress: Mapping[str, Any],
     points: Sequence[Point] = (),
     figures: Iterable[Mapping[str, Any]] = (),
+    dataset_sha256: str | None = None,
 ) -> State:
     """Store where the run is, its new points (each step of a series once, whoever stores it first) and
     one `metric` event for each set of figures taken whose points are new. Raises JobLost."""
@@ -97,6 +99,8 @@ def write_progress(
         tellings: list[Telling] = [("metric", figure) for figure in told]
         tellings.append(("progress", progress))
         values: dict[str, Any] = {"progress": dict(progress), "last_progress_at": now()}
+        if dataset_sha256 is not None:
+            values["dataset_sha256"] = dataset_sha256
         if told:
             values["metrics"] = _merged(held.metrics, told)
         row = change(connection, attempt.holds, values, *tellings)

@@ -100,7 +100,7 @@ def save(
         row = change(connection, attempt.holds, {"last_progress_at": now()}, ("checkpoint", told))
         if row is None:
             raise JobLost(f"attempt {attempt.number} does not hold {attempt.job_id} any more")
-        _require_pieces(connection, {weights_blob: weights} | ({state_blob: state} if state_blob else {}))
+        _require_pieces(connection, {weights_blob: weights, state_blob: state})
         return _of(connection.execute(insert(checkpoint).values(values).returning(*checkpoint.c)).one())
 
 
@@ -197,6 +197,19 @@ def read_pieces(db: Database, blob_id: str, *, start: int, stop: int) -> Iterato
 def weights(db: Database, header: Checkpoint) -> bytes:
     """The weights file. Raises Damaged; then the checkpoint is marked and an event says so."""
     return _verified(db, header, header.weights_blob, header.weights_size, header.weights_sha256)
+
+
+def check_weights(db: Database, header: Checkpoint) -> None:
+    """As `weights`, but in the memory of one piece, for a file that is then sent piece by piece."""
+    try:
+        digest = hashlib.sha256()
+        for piece in read_pieces(db, header.weights_blob, start=0, stop=header.weights_size):
+            digest.update(piece)
+        if digest.hexdigest() != header.weights_sha256:
+            raise Damaged(f"the bytes of {header.id} do not match their hash")
+    except Damaged as damage:
+        _mark_bad(db, header, str(damage))
+        raise
 
 
 def state(db: Database, header: Checkpoint) -> bytes:

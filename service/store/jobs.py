@@ -126,6 +126,7 @@ def submit(
             "priority": priority,
             "metadata": dict(metadata or {}),
             "max_attempts": max_attempts,
+            "progress": {"step": 0, "steps": spec.plan.steps, "epoch": 0.0, "epochs": spec.plan.epochs},
             "metrics": {},
             "last_event": 1,
             "queued_at": moment,
@@ -331,19 +332,20 @@ def _ended(state: str) -> list[Telling]:
 
 
 def unrung(db: Database, *, older_than: float, limit: int) -> list[Job]:
-    """Queued jobs whose message was never sent, or so long ago that it may be lost; oldest first."""
-    stale = or_(job.c.rung_at.is_(None), job.c.rung_at < now() - older_than)
+    """Queued jobs whose message was sent so long ago that it may be lost; the first to go first. Whoever
+    queues a job sends its message at once, and the reconciler notes when it sends another."""
+    sent_at = func.coalesce(job.c.rung_at, job.c.queued_at)
     return _jobs(
         db,
         select(job)
-        .where(job.c.state == "queued", job.c.queued_at < now() - min(older_than, 1.0), stale)
+        .where(job.c.state == "queued", sent_at <= now() - older_than)
         .order_by(job.c.priority, job.c.id)
         .limit(limit),
     )
 
 
 def mark_rung(db: Database, job_id: str) -> None:
-    """Remember that the job's message has been sent."""
+    """Note that the job's message has been sent again."""
     with db.write(durable=False) as connection:
         connection.execute(
             update(job).where(job.c.id == job_id, job.c.state == "queued").values(rung_at=now())

@@ -58,7 +58,7 @@ job = Table(
     Column("dataset_sha256", String(64)),
     Column("last_event", Integer, nullable=False, default=0),
     Column("queued_at", Double, nullable=False),
-    Column("rung_at", Double),  # when its message was last sent
+    Column("rung_at", Double),  # when its message was last sent again
     Column("created_at", Double, nullable=False),
     Column("started_at", Double),
     Column("finished_at", Double),

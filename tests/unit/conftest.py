@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from service.catalog import CATALOG
 from service.data import downloads, sources
-from service.data.catalog import CATALOG
 
 TRAIN, TEST = 20, 10
 NAMES = (

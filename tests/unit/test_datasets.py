@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from service.catalog import CATALOG
 from service.data import simulated
-from service.data.catalog import CATALOG
 from service.data.datasets import Dataset, load
 from service.spec import DatasetSpec
 from tests.unit.conftest import NAMES, TEST, TRAIN, Files, hashes, write

@@ -20,7 +20,7 @@ def test_loss_and_accuracy_do_not_depend_on_the_chunks(monkeypatch: pytest.Monke
     built.train()
     for chunk in (1000, 250, 64, 7):
         monkeypatch.setitem(evaluation.CHUNK, "cpu", chunk)
-        found = evaluate(built, IMAGES, LABELS, "cross_entropy")
+        found = evaluate(built, built.normalize(IMAGES), LABELS, "cross_entropy")
         assert found["loss"] == pytest.approx(functional.cross_entropy(logits, LABELS).item(), rel=1e-6)
         assert found["accuracy"] == (logits.argmax(1) == LABELS).double().mean().item()
     assert built.training
@@ -29,7 +29,7 @@ def test_loss_and_accuracy_do_not_depend_on_the_chunks(monkeypatch: pytest.Monke
 def test_a_regression_has_only_a_loss() -> None:
     built = network.build(TrainingSpec.model_validate({"dataset": {"name": "simulated"}}))
     x, y = torch.rand(40, 1), torch.rand(40, 1)
-    found = evaluate(built, x, y, "mse")
+    found = evaluate(built, built.normalize(x), y, "mse")
     assert found == {"loss": pytest.approx(((built(x) - y) ** 2).mean().item(), rel=1e-6)}
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from service.data.catalog import DatasetName
+from service.catalog import DatasetName
 from service.data.sources import DatasetUnavailable, fetch
 from tests.unit.conftest import NAMES, Files, hashes, no_litter, small_files, write
 
@@ -119,7 +119,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 from service.data import downloads, sources
-from service.data.catalog import CATALOG
+from service.catalog import CATALOG
 source, cache = sys.argv[1:]
 CATALOG["kmnist"] = replace(CATALOG["kmnist"], train_examples=20, test_examples=10)
 code = '''

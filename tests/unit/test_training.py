@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from torch.nn import functional
 
 from service import checkpoints, network
-from service.data.catalog import DatasetName
+from service.catalog import DatasetName
 from service.data.datasets import Dataset
 from service.errors import Conflict
 from service.spec import TrainingSpec
@@ -57,7 +57,8 @@ def curve(examples: int = 400) -> Dataset:
 
 
 def spec_of(validation: int = 0, **fields: Any) -> TrainingSpec:
-    """A small spec on `images`: 5 steps an epoch, the last batch of 10."""
+    """A small spec on `images`: 5 steps an epoch, the last batch of 10; figures from step 0 on."""
+    evaluation = {"initial": True} | fields.pop("evaluation", {})
     return TrainingSpec.model_validate(
         {
             "dataset": {"examples": EXAMPLES + validation, "validation": validation},
@@ -65,6 +66,7 @@ def spec_of(validation: int = 0, **fields: Any) -> TrainingSpec:
             "optimizer": {"name": "adam", "learning_rate": 0.003},
             "batch_size": 20,
             "epochs": 4,
+            "evaluation": evaluation,
             **fields,
         }
     )
@@ -332,7 +334,7 @@ def test_a_regression_learns() -> None:
             "optimizer": {"name": "amsgrad", "learning_rate": 0.02},
             "batch_size": "full",
             "steps": 500,
-            "evaluation": {"every_steps": 100},
+            "evaluation": {"every_steps": 100, "initial": True},
         }
     )
     reports = list(fit(spec, curve(), device=CPU))
@@ -350,6 +352,7 @@ def evaluated(spec: TrainingSpec, **fields: Any) -> list[int]:
 
 def test_evaluation_cadence() -> None:
     assert evaluated(spec_of()) == [0, 5, 10, 15, 20]
+    assert evaluated(spec_of(evaluation={"initial": False})) == [5, 10, 15, 20]
     assert evaluated(spec_of(evaluation={"every_steps": 8})) == [0, 8, 16, 20]
     assert evaluated(spec_of(evaluation={"every_epochs": 3})) == [0, 15, 20]
     assert evaluated(spec_of(batch_size="full", epochs=250)) == [0, *range(3, 250, 3), 250]
