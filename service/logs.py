@@ -4,7 +4,7 @@ import logging
 
 from service.settings import Settings
 
-CHATTY = ("alembic", "celery", "httpx", "httpcore", "kombu", "uvicorn.error")
+CHATTY = ("alembic", "celery", "httpx", "httpcore", "kombu", "uvicorn")
 
 
 def configure(settings: Settings, process: str) -> None:

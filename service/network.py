@@ -48,6 +48,13 @@ class InputNormalization(nn.Module):
         return scaled if self.identity else scaled.sub_(self.mean).div_(self.std)
 
 
+class _Layer(nn.Linear):
+    """A Linear whose memory is left as it is found: `build` and `rebuild` fill it."""
+
+    def reset_parameters(self) -> None:
+        return
+
+
 class MultiLayerPerceptron(nn.Module):
     """x -> (activation and dropout after each hidden layer) -> logits, or a regression's outputs.
 
@@ -59,8 +66,7 @@ class MultiLayerPerceptron(nn.Module):
         self.spec = spec
         self.input = InputNormalization(spec)
         self.layers = nn.ModuleList(
-            nn.Linear(inputs, outputs, device="meta").to_empty(device="cpu")
-            for inputs, outputs in pairwise(spec.layer_widths)
+            _Layer(inputs, outputs) for inputs, outputs in pairwise(spec.layer_widths)
         )
         self.activation = ACTIVATIONS[spec.network.activation]
         self.dropout = spec.regularization.dropout

@@ -13,7 +13,7 @@ from kombu.exceptions import OperationalError
 
 from service import broker
 from service.settings import Settings
-from service.store import jobs, workers
+from service.store import jobs
 from service.store.database import Database
 from service.store.jobs import Job
 
@@ -45,6 +45,7 @@ def celery(settings: Settings) -> Celery:
         task_create_missing_queues=True,
         task_default_queue="cpu",
         broker_transport_options={
+            "max_retries": 0,  # of a sender; the reconciler is who tries again
             "socket_timeout": 5,
             "socket_connect_timeout": 3,
             "health_check_interval": 10,
@@ -54,16 +55,6 @@ def celery(settings: Settings) -> Celery:
         },
     )
     return app
-
-
-def queue_for(db: Database, device: str) -> str:
-    """Where a job of that device waits: `auto` goes to a GPU if a live worker has one."""
-    if device == "cuda":
-        return "gpu"
-    if device == "cpu":
-        return "cpu"
-    served = {name for worker in workers.alive(db) for name in worker.queues.split(",")}
-    return "gpu" if "gpu" in served else "cpu"
 
 
 def send(app: Celery, job: Job) -> None:

@@ -18,7 +18,6 @@ from service.errors import Conflict
 from service.network import MultiLayerPerceptron
 from service.spec import TrainingSpec
 
-
 SHARED_OPERATIONS = 100_000_000  # of a step; some 2 ms of one core
 
 

@@ -328,7 +328,10 @@ class Record:
     def hand_over(self, report: Report) -> tuple[dict[str, Any], list[Point], list[Mapping[str, Any]]]:
         """Progress, points and figures to write now."""
         points, figures = self._points, self._figures
-        self._points, self._figures = [], []
+        if report.step == 1 and not figures and report.outcome is None:
+            points = []  # the first word, that it trains, is the shortest: they come with the next
+        else:
+            self._points, self._figures = [], []
         self._written_at = self._polled_at = time.monotonic()
         return self._progress(report), points, figures
 

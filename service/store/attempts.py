@@ -91,27 +91,26 @@ def write_progress(
     """Store where the run is, its new points (each step of a series once, whoever stores it first) and
     one `metric` event for each set of figures taken whose points are new. Raises JobLost."""
     with db.write(durable=False) as connection:
-        held = connection.execute(select(job.c.metrics).where(attempt.holds).with_for_update()).first()
-        if held is None:  # before the points: the job that they belong to may be gone
-            raise _lost(attempt)
-        new = _insert_points(connection, attempt, points)
-        told = [figure for figure in figures if figure["step"] in new]
-        tellings: list[Telling] = [("metric", figure) for figure in told]
-        tellings.append(("progress", progress))
         values: dict[str, Any] = {"progress": dict(progress), "last_progress_at": now()}
         if dataset_sha256 is not None:
             values["dataset_sha256"] = dataset_sha256
-        if told:
+        tellings: list[Telling] = [("progress", progress)]
+        if points:
+            held = connection.execute(select(job.c.metrics).where(attempt.holds).with_for_update()).first()
+            if held is None:  # before the points: the job that they belong to may be gone
+                raise _lost(attempt)
+            new = _insert_points(connection, attempt, points)
+            told = [figure for figure in figures if figure["step"] in new]
+            tellings[:0] = [("metric", figure) for figure in told]
             values["metrics"] = _merged(held.metrics, told)
         row = change(connection, attempt.holds, values, *tellings)
-        assert row is not None, "the row is held by this transaction"
+        if row is None:
+            raise _lost(attempt)
         return row.state  # type: ignore[no-any-return]
 
 
 def _insert_points(connection: Connection, attempt: Attempt, points: Sequence[Point]) -> set[int]:
     """The steps of which at least one point was new."""
-    if not points:
-        return set()
     moment = connection.execute(select(now())).scalar_one()
     rows = [
         {

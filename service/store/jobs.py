@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from sqlalchemy import Connection, Select, and_, delete, func, insert, or_, select, update
+from sqlalchemy import ColumnElement, Connection, Select, and_, func, insert, or_, select, update
 
 from service.errors import Conflict, Invalid, NotFound, ServiceError, Unavailable
 from service.spec import TrainingSpec
@@ -93,7 +93,7 @@ def submit(
     spec: TrainingSpec,
     *,
     answer: Callable[[Job], dict[str, Any]],
-    queue: str,
+    queue: str | ColumnElement[str],
     preset: str | None = None,
     metadata: Mapping[str, Any] | None = None,
     priority: int = 5,
@@ -115,7 +115,6 @@ def submit(
         waiting = connection.execute(select(func.count()).where(job.c.state == "queued")).scalar_one()
         if waiting >= max_queued:
             raise TooManyQueued(f"{waiting:,} jobs wait already; try again later", retry_after=30)
-        moment = connection.execute(select(now())).scalar_one()
         values = {
             "id": new_id("job"),
             "state": "queued",
@@ -129,8 +128,8 @@ def submit(
             "progress": {"step": 0, "steps": spec.plan.steps, "epoch": 0.0, "epochs": spec.plan.epochs},
             "metrics": {},
             "last_event": 1,
-            "queued_at": moment,
-            "created_at": moment,
+            "queued_at": now(),
+            "created_at": now(),
         }
         row = connection.execute(insert(job).values(values).returning(*job.c, now().label("clock"))).one()
         record(connection, row, [("status", {"state": "queued"})])
@@ -148,11 +147,6 @@ def _earlier_answer(connection: Connection, idempotency: Idempotency) -> dict[st
     """The answer kept under the key; None if the key is new, and then it is taken. On PostgreSQL the
     insert waits for a concurrent holder of the key to commit, on SQLite the transaction has."""
     columns = tables.idempotency.c
-    connection.execute(
-        delete(tables.idempotency).where(
-            columns.key == idempotency.key, columns.created_at < now() - IDEMPOTENCY_SECONDS
-        )
-    )
     taken = connection.execute(
         insert_new(connection, tables.idempotency)
         .values(key=idempotency.key, fingerprint=idempotency.fingerprint, answer={}, created_at=now())
@@ -160,7 +154,16 @@ def _earlier_answer(connection: Connection, idempotency: Idempotency) -> dict[st
     ).first()
     if taken is not None:
         return None
-    kept = connection.execute(select(tables.idempotency).where(columns.key == idempotency.key)).one()
+    mine = columns.key == idempotency.key
+    kept = connection.execute(
+        select(tables.idempotency, (columns.created_at < now() - IDEMPOTENCY_SECONDS).label("is_old")).where(
+            mine
+        )
+    ).one()
+    if kept.is_old:
+        renewed = {"fingerprint": idempotency.fingerprint, "created_at": now()}
+        connection.execute(update(tables.idempotency).where(mine).values(renewed))
+        return None
     if kept.fingerprint != idempotency.fingerprint:
         raise Invalid(
             "this Idempotency-Key was sent with another request before: use a new key",

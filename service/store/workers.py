@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from sqlalchemy import delete, func, select, update
+from sqlalchemy import ColumnElement, case, delete, exists, func, literal, select, update
 
 from service.store.database import Database, insert_new, now
 from service.store.tables import job, worker
@@ -46,6 +46,22 @@ def alive(db: Database) -> list[Worker]:
             Worker(**row._mapping)
             for row in connection.execute(select(worker).where(recent).order_by(worker.c.name))
         ]
+
+
+def queue_for(device: str) -> str | ColumnElement[str]:
+    """Where a job of that device waits, `gpu` or `cpu`, as SQL to go into the statement that stores it:
+    `auto` goes to a GPU if a live worker has one."""
+    if device != "auto":
+        return "gpu" if device == "cuda" else "cpu"
+    serving = exists().where(worker.c.seen_at > now() - ALIVE_SECONDS, worker.c.queues.contains("gpu"))
+    return case((serving, "gpu"), else_="cpu")
+
+
+def queue_now(db: Database, device: str) -> str:
+    """Where such a job would wait at present."""
+    where = queue_for(device)
+    with db.read() as connection:
+        return connection.execute(select(literal(where) if isinstance(where, str) else where)).scalar_one()
 
 
 def forget_old(db: Database) -> None:

@@ -1,0 +1,21 @@
+"""`make bench`: every benchmark, one after another, each in a process of its own."""
+
+import subprocess
+import sys
+
+BENCHMARKS = ("latency", "store")
+
+
+def main() -> int:
+    failed = []
+    for name in sys.argv[1:] or BENCHMARKS:
+        print(f"== {name}", flush=True)
+        if subprocess.run([sys.executable, "-m", f"bench.{name}"], check=False).returncode != 0:
+            failed.append(name)
+    if failed:
+        print(f"not within their bounds: {', '.join(failed)}")
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

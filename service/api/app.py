@@ -1,0 +1,109 @@
+"""The composition root: what an API process is made of, and in which order it starts and stops."""
+
+import logging
+from collections.abc import AsyncIterator, Iterator
+from contextlib import ExitStack, asynccontextmanager, contextmanager
+from importlib.metadata import version
+from typing import Any
+
+from fastapi import Depends, FastAPI
+from fastapi.concurrency import contextmanager_in_threadpool
+from fastapi.routing import APIRoute
+from pydantic.json_schema import models_json_schema
+
+from service import queue
+from service.api import catalog, checkpoints, events, health, jobs, models, predictions, problems, submissions
+from service.api.bodies import known_parameters
+from service.api.context import Context
+from service.api.feed import EventFeed
+from service.api.limits import BodyLimit, RequestIdentity
+from service.classifier import Classifier
+from service.queue import Doorbell
+from service.reconciler import Reconciler
+from service.settings import Settings
+from service.spec import TrainingSpec
+from service.store import schema
+from service.store.database import Database
+
+COMPONENTS = "#/components/schemas/{model}"
+
+log = logging.getLogger(__name__)
+
+
+class Api(FastAPI):
+    """FastAPI whose description also holds what bodies are read by hand, and problems."""
+
+    def openapi(self) -> dict[str, Any]:
+        if self.openapi_schema is None:
+            described = super().openapi()
+            _, extra = models_json_schema(
+                [
+                    (kind, "validation")
+                    for kind in (
+                        TrainingSpec,
+                        submissions.JobRequest,
+                        submissions.JobChange,
+                        models.AliasRequest,
+                        problems.Problem,
+                    )
+                ],
+                ref_template=COMPONENTS,
+            )
+            described["components"]["schemas"] |= extra["$defs"]
+        return self.openapi_schema or described
+
+
+def create_app(settings: Settings) -> FastAPI:
+    """The application; nothing is opened before it starts."""
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        async with (
+            contextmanager_in_threadpool(_wired(settings)) as context,
+            context.feed.running(),
+        ):
+            app.state.context = context
+            yield
+
+    app = Api(
+        title="Numeral",
+        summary="Trains multi-layer perceptrons and reads handwritten digits with them.",
+        version=version("numeral"),
+        lifespan=lifespan,
+        docs_url=None,  # their pages load scripts from elsewhere
+        redoc_url=None,
+        redirect_slashes=False,
+        separate_input_output_schemas=False,
+        generate_unique_id_function=_operation_id,
+        dependencies=[Depends(known_parameters)],
+    )
+    problems.install(app)
+    app.add_middleware(BodyLimit, settings=settings)
+    app.add_middleware(RequestIdentity)  # the last added is the outermost
+    for noun in (jobs, events, checkpoints, models, predictions, catalog, health):
+        app.include_router(noun.router)
+    return app
+
+
+def _operation_id(route: APIRoute) -> str:
+    """Such as `jobs_create`: what generated clients call it."""
+    return f"{route.endpoint.__module__.rpartition('.')[2]}_{route.name}"
+
+
+@contextmanager
+def _wired(settings: Settings) -> Iterator[Context]:
+    """Open everything, close it in the opposite order."""
+    with ExitStack() as closing:
+        db = Database(settings.database)
+        closing.callback(db.close)
+        schema.migrate(db)
+        log.info("the database is %s", db.describe())
+        app = queue.celery(settings)
+        closing.callback(app.close)
+        doorbell = Doorbell(app)
+        reconciler = Reconciler(settings, db, app)
+        classifier = Classifier(db)
+        for part in (doorbell, reconciler, classifier):
+            part.start()
+            closing.callback(part.close)
+        yield Context(settings, db, doorbell, classifier, EventFeed(db))

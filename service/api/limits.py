@@ -1,0 +1,115 @@
+"""What is done to every request before anything reads it: a name for the log, a limit on its body, and a
+last net under it."""
+
+import logging
+import re
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from uuid_utils import uuid7
+
+from service.api import problems
+from service.errors import BadRequest, PayloadTooLarge, ServiceError
+from service.settings import Settings
+
+_REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
+
+log = logging.getLogger(__name__)
+
+
+class RequestIdentity:
+    """Gives each request an id (the client's `X-Request-ID` if it is a decent one), sets the headers that
+    every response has, and answers an unexpected error with a 500 that tells nothing but the id."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        given = Headers(scope=scope).get("x-request-id", "")
+        request_id = given if _REQUEST_ID.fullmatch(given) else uuid7().hex
+        scope.setdefault("state", {})["request_id"] = request_id
+        has_started = False
+
+        async def send_marked(message: Message) -> None:
+            nonlocal has_started
+            if message["type"] == "http.response.start":
+                has_started = True
+                headers = MutableHeaders(scope=message)
+                headers["X-Request-ID"] = request_id
+                headers["X-Content-Type-Options"] = "nosniff"
+            await send(message)
+
+        try:
+            await self._app(scope, receive, send_marked)
+        except Exception:
+            log.exception("request %s failed: %s %s", request_id, scope["method"], scope["path"])
+            if has_started:
+                raise  # cut the connection: half an answer must not pass for a whole one
+            error = ServiceError(f"quote the request id {request_id} to whoever runs this service")
+            await problems.render(scope, error)(scope, receive, send_marked)
+
+
+class BodyLimit:
+    """Refuses a body over the limit before it is parsed: at once if its Content-Length says so, else as
+    soon as more has come. Also refuses NUL characters in an address, which no database stores."""
+
+    def __init__(self, app: ASGIApp, settings: Settings) -> None:
+        self._app = app
+        self._settings = settings
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        limit, setting = self._limit(scope["path"])
+        declared = Headers(scope=scope).get("content-length", "")
+        refusal: ServiceError | None = None
+        if "\0" in scope["path"] or b"%00" in scope["query_string"]:
+            refusal = BadRequest("the address holds a NUL character")
+        elif declared.isdigit() and int(declared) > limit:
+            refusal = _too_large(limit, setting)
+        if refusal is not None:
+            await problems.render(scope, refusal)(scope, receive, send)
+            return
+        await _Counted(limit, setting, receive, send).run(self._app, scope)
+
+    def _limit(self, path: str) -> tuple[int, str]:
+        if path.endswith("/predict"):
+            return self._settings.max_body_bytes, "NUMERAL_MAX_BODY_BYTES"
+        return self._settings.max_json_bytes, "NUMERAL_MAX_JSON_BYTES"
+
+
+class _Counted:
+    """One request whose body is counted as it comes."""
+
+    def __init__(self, limit: int, setting: str, receive: Receive, send: Send) -> None:
+        self._limit = limit
+        self._setting = setting
+        self._receive = receive
+        self._send = send
+        self._received = 0
+        self._has_started = False
+
+    async def run(self, app: ASGIApp, scope: Scope) -> None:
+        await app(scope, self._counting_receive, self._noting_send)
+
+    async def _counting_receive(self) -> Message:
+        message = await self._receive()
+        if message["type"] == "http.request":
+            self._received += len(message.get("body", b""))
+            if self._received > self._limit:
+                if self._has_started:
+                    return {"type": "http.disconnect"}
+                raise _too_large(self._limit, self._setting)
+        return message
+
+    async def _noting_send(self, message: Message) -> None:
+        self._has_started = True
+        await self._send(message)
+
+
+def _too_large(limit: int, setting: str) -> PayloadTooLarge:
+    return PayloadTooLarge(f"the body is over {limit:,} bytes ({setting})")

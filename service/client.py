@@ -1,0 +1,324 @@
+"""A typed client of the HTTP API.
+
+    with Client() as numeral:
+        job = numeral.jobs.create(preset="slp-200")
+        job = numeral.jobs.wait(job.id)
+        print(numeral.predict(["seven.png"]).predictions[0].label)
+
+Answers of 503 and broken connections are tried again, for as long as `patience` seconds; every create
+carries an idempotency key, so that trying again creates nothing twice.
+"""
+
+import json
+import os
+import time
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import httpx
+from pydantic import BaseModel, ConfigDict
+
+DEFAULT_URL = "http://127.0.0.1:8000"
+TERMINAL = ("succeeded", "failed", "cancelled")
+RETRY_SECONDS = 0.5
+SILENCE_SECONDS = 45.0  # the server says something every 15
+
+
+class View(BaseModel):
+    """What the API answers; fields that a newer server adds are kept."""
+
+    model_config = ConfigDict(frozen=True, extra="allow")
+
+
+class Job(View):
+    """A training job."""
+
+    id: str
+    state: str
+    preset: str | None = None
+    parameter_count: int
+    device: str | None = None
+    attempt: int
+    progress: dict[str, Any] | None = None
+    metrics: dict[str, float] = {}
+    model_id: str | None = None
+    weights_sha256: str | None = None
+    dataset_sha256: str | None = None
+    error: dict[str, Any] | None = None
+    created_at: str
+    started_at: str | None = None
+    finished_at: str | None = None
+
+    @property
+    def ended(self) -> bool:
+        return self.state in TERMINAL
+
+
+class Event(View):
+    """Something that happened to a job. `seq` counts from 1."""
+
+    seq: int
+    type: str
+    data: dict[str, Any]
+
+
+class Model(View):
+    """A model version."""
+
+    id: str
+    version: int
+    task: str
+    preset: str | None = None
+    job_id: str
+    parameter_count: int
+    metrics: dict[str, float]
+    weights_sha256: str
+    created_at: str
+
+
+class Digit(View):
+    """What one image was read as; `probabilities` of 0 to 9."""
+
+    label: int
+    confidence: float
+    probabilities: list[float]
+    warnings: list[str] = []
+
+
+class Answer(View):
+    """The digits of one request, in the order of its images, and the model that read them."""
+
+    model: str
+    predictions: list[Digit]
+
+
+class ApiError(Exception):
+    """The API refused. `code` is stable, `errors` names each field and what is wrong with it."""
+
+    def __init__(self, status: int, problem: Mapping[str, Any]) -> None:
+        self.status = status
+        self.code = str(problem.get("code", "http_error"))
+        self.detail = str(problem.get("detail", problem.get("title", "")))
+        self.errors: list[dict[str, str]] = list(problem.get("errors") or [])
+        lines = [self.detail, *(f"{item['pointer']}: {item['detail']}" for item in self.errors)]
+        super().__init__("\n".join(lines))
+
+
+class Unreachable(Exception):
+    """No server answers."""
+
+
+class Client:
+    """One server. `url` defaults to NUMERAL_URL, then to this machine's port 8000."""
+
+    def __init__(
+        self,
+        url: str | None = None,
+        *,
+        patience: float = 10.0,
+        timeout: float = 30.0,
+        transport: httpx.BaseTransport | None = None,
+    ) -> None:
+        self.url = (url or os.environ.get("NUMERAL_URL") or DEFAULT_URL).rstrip("/")
+        self._http = httpx.Client(base_url=self.url, timeout=timeout, transport=transport)
+        self._patience = patience
+        self.jobs = Jobs(self)
+        self.models = Models(self)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        self._http.close()
+
+    def predict(self, images: Sequence[bytes | str | Path], *, model: str = "latest") -> Answer:
+        """Read image files (PNG, JPEG, WebP), given as bytes or paths. Raises ApiError."""
+        files = [
+            ("files", (f"image-{index}", image if isinstance(image, bytes) else Path(image).read_bytes()))
+            for index, image in enumerate(images)
+        ]
+        return Answer.model_validate(self.call("POST", f"/v1/models/{model}/predict", files=files))
+
+    def presets(self) -> list[dict[str, Any]]:
+        """The experiments that the server knows by name."""
+        return list(self.call("GET", "/v1/presets")["data"])
+
+    def workers(self) -> list[dict[str, Any]]:
+        """The training processes that are alive."""
+        return list(self.call("GET", "/v1/workers")["data"])
+
+    def call(self, method: str, path: str, **options: Any) -> Any:
+        """One request; returns the decoded answer. Raises ApiError, or Unreachable when nothing answers
+        within `patience` seconds."""
+        deadline = time.monotonic() + self._patience
+        while True:
+            try:
+                response = self._http.request(method, path, **options)
+            except httpx.TransportError as error:
+                if time.monotonic() >= deadline:
+                    raise Unreachable(f"no answer from {self.url}: {error}") from error
+                time.sleep(RETRY_SECONDS)
+                continue
+            if response.status_code == httpx.codes.SERVICE_UNAVAILABLE:
+                wait = float(response.headers.get("Retry-After", RETRY_SECONDS))
+                if time.monotonic() + wait < deadline:
+                    time.sleep(wait)
+                    continue
+            return _decoded(response)
+
+    def stream(self, path: str, headers: Mapping[str, str]) -> Iterator[str]:
+        """The lines of an answer as they come. Raises ApiError, and httpx.TransportError when it breaks."""
+        timeout = httpx.Timeout(30.0, read=SILENCE_SECONDS)
+        with self._http.stream("GET", path, headers=dict(headers), timeout=timeout) as response:
+            if response.is_error:
+                response.read()
+                _decoded(response)
+            yield from response.iter_lines()
+
+
+class Jobs:
+    """`client.jobs`."""
+
+    def __init__(self, client: Client) -> None:
+        self._client = client
+
+    def create(
+        self,
+        spec: Mapping[str, Any] | None = None,
+        *,
+        preset: str | None = None,
+        metadata: Mapping[str, Any] | None = None,
+        priority: int | None = None,
+        idempotency_key: str | None = None,
+    ) -> Job:
+        """Submit a job: a spec, a preset, or a preset with a spec laid over it. Raises ApiError."""
+        key = idempotency_key or str(uuid.uuid4())
+        body = _envelope(spec, preset, metadata, priority)
+        answer = self._client.call("POST", "/v1/jobs", json=body, headers={"Idempotency-Key": key})
+        return Job.model_validate(answer)
+
+    def dry_run(self, spec: Mapping[str, Any] | None = None, *, preset: str | None = None) -> dict[str, Any]:
+        """What a job would come to: parameters, memory, steps, time, place in the queue."""
+        body = _envelope(spec, preset, None, None)
+        return dict(self._client.call("POST", "/v1/jobs", params={"dry_run": True}, json=body))
+
+    def get(self, job_id: str) -> Job:
+        return Job.model_validate(self._client.call("GET", f"/v1/jobs/{job_id}"))
+
+    def list(self, *, limit: int = 20, state: str | None = None) -> list[Job]:
+        """The newest jobs, newest first."""
+        params: dict[str, Any] = {"limit": limit} | ({"state": state} if state else {})
+        answer = self._client.call("GET", "/v1/jobs", params=params)
+        return [Job.model_validate(item) for item in answer["data"]]
+
+    def cancel(self, job_id: str) -> Job:
+        return self._act(job_id, "cancel")
+
+    def pause(self, job_id: str) -> Job:
+        return self._act(job_id, "pause")
+
+    def resume(self, job_id: str) -> Job:
+        return self._act(job_id, "resume")
+
+    def delete(self, job_id: str) -> None:
+        self._client.call("DELETE", f"/v1/jobs/{job_id}")
+
+    def _act(self, job_id: str, verb: str) -> Job:
+        return Job.model_validate(self._client.call("POST", f"/v1/jobs/{job_id}/{verb}"))
+
+    def events(self, job_id: str, *, after: int = 0) -> Iterator[Event]:
+        """A job's events, those there are and then live, to its end. A connection that breaks is made
+        anew from the last event seen: none is missed, none comes twice."""
+        last, deadline = after, time.monotonic() + SILENCE_SECONDS
+        while True:
+            headers = {"Accept": "text/event-stream", "Last-Event-ID": str(last)}
+            try:
+                for event in _parsed(self._client.stream(f"/v1/jobs/{job_id}/events", headers)):
+                    last, deadline = event.seq, time.monotonic() + SILENCE_SECONDS
+                    yield event
+                    if event.type == "end":
+                        return
+            except httpx.TransportError as error:
+                if time.monotonic() >= deadline:
+                    raise Unreachable(f"the events of {job_id} broke off: {error}") from error
+            if self.get(job_id).ended and not self._more(job_id, last):
+                return
+            time.sleep(RETRY_SECONDS)
+
+    def _more(self, job_id: str, last: int) -> bool:
+        page = self._client.call("GET", f"/v1/jobs/{job_id}/events", params={"after": last, "limit": 1})
+        return bool(page["data"])
+
+    def wait(self, job_id: str) -> Job:
+        """Returns the job when it has ended, however it ended."""
+        for _ in self.events(job_id):
+            pass
+        return self.get(job_id)
+
+
+class Models:
+    """`client.models`."""
+
+    def __init__(self, client: Client) -> None:
+        self._client = client
+
+    def aliases(self) -> list[dict[str, Any]]:
+        return list(self._client.call("GET", "/v1/aliases")["data"])
+
+    def get(self, reference: str) -> Model:
+        """By id, alias, or `latest`."""
+        return Model.model_validate(self._client.call("GET", f"/v1/models/{reference}"))
+
+    def list(self, *, limit: int = 20) -> list[Model]:
+        """The newest models, newest first."""
+        answer = self._client.call("GET", "/v1/models", params={"limit": limit})
+        return [Model.model_validate(item) for item in answer["data"]]
+
+    def promote(self, alias: str, reference: str) -> dict[str, Any]:
+        """Point an alias at a model."""
+        return dict(self._client.call("PUT", f"/v1/aliases/{alias}", json={"model": reference}))
+
+    def rollback(self, alias: str) -> dict[str, Any]:
+        """Point an alias at what it pointed at before."""
+        return dict(self._client.call("POST", f"/v1/aliases/{alias}/rollback"))
+
+
+def _envelope(
+    spec: Mapping[str, Any] | None,
+    preset: str | None,
+    metadata: Mapping[str, Any] | None,
+    priority: int | None,
+) -> dict[str, Any]:
+    fields = {"preset": preset, "spec": spec, "metadata": metadata, "priority": priority}
+    return {name: value for name, value in fields.items() if value is not None}
+
+
+def _decoded(response: httpx.Response) -> Any:
+    if response.is_success:
+        return response.json() if response.content else None
+    try:
+        problem = response.json()
+    except ValueError:
+        problem = {"detail": response.text[:500] or response.reason_phrase}
+    raise ApiError(response.status_code, problem if isinstance(problem, dict) else {"detail": str(problem)})
+
+
+def _parsed(lines: Iterator[str]) -> Iterator[Event]:
+    """Server-Sent Events: fields up to an empty line; comments are passed over."""
+    fields: dict[str, str] = {}
+    for line in lines:
+        if line:
+            name, _, value = line.partition(":")
+            fields[name] = value.removeprefix(" ")
+        elif "data" in fields:
+            data = json.loads(fields["data"])
+            yield Event(seq=int(fields["id"]), type=fields["event"], data=data)
+            fields = {}

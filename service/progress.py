@@ -1,0 +1,62 @@
+"""A job's progress on a terminal."""
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+
+from service.client import Client, Event, Job
+
+
+def follow(client: Client, job_id: str, console: Console) -> Job:
+    """Show a bar (step, epoch, loss, accuracy, images a second, time left) until the job has ended;
+    without a terminal, a line at each tenth of the way. Returns the job."""
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.completed:,.0f}/{task.total:,.0f} steps"),
+        TextColumn("{task.fields[figures]}"),
+        TimeElapsedColumn(),
+    )
+    with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
+        shown = _Shown(bar, bar.add_task("queued", total=1, figures=""), console)
+        for event in client.jobs.events(job_id):
+            shown.take(event)
+    return client.jobs.get(job_id)
+
+
+class _Shown:
+    """The line on the screen, and what it says."""
+
+    def __init__(self, bar: Progress, task: TaskID, console: Console) -> None:
+        self._bar, self._task, self._console = bar, task, console
+        self._accuracy = ""
+        self._tenth = 0
+
+    def take(self, event: Event) -> None:
+        data = event.data
+        if event.type == "status":
+            self._bar.update(self._task, description=str(data["state"]))
+            self._line(str(data["state"]))
+        elif event.type == "metric" and "test_accuracy" in data["metrics"]:
+            self._accuracy = f"test {data['metrics']['test_accuracy']:.2%}"
+        elif event.type == "progress":
+            figures = self._figures(event)
+            self._bar.update(self._task, completed=data["step"], total=data["steps"], figures=figures)
+            tenth = 10 * data["step"] // max(1, data["steps"])
+            if tenth > self._tenth:
+                self._tenth = tenth
+                self._line(f"step {data['step']:,}/{data['steps']:,}  {figures}")
+        elif event.type in ("log", "warning") and "message" in data:
+            self._line(str(data["message"]))
+
+    def _figures(self, event: Event) -> str:
+        data = event.data
+        parts = [f"epoch {data['epoch']:.4g}", f"loss {data['loss']:.4f}", self._accuracy]
+        if data.get("images_per_second"):
+            parts.append(f"{data['images_per_second']:,.0f} images/s")
+        if data.get("eta_seconds"):
+            parts.append(f"{data['eta_seconds']:.0f} s left")
+        return "  ".join(part for part in parts if part)
+
+    def _line(self, text: str) -> None:
+        if self._bar.disable:
+            self._console.print(text, highlight=False, markup=False)
