@@ -4,7 +4,6 @@ The parent opens no database connection that a fork could carry over, and touche
 builds its own engine, heartbeat and device after the fork, and dies with its parent.
 """
 
-import gc
 import importlib
 import logging
 import multiprocessing
@@ -78,7 +77,6 @@ class Worker:
         )
         for celery_signal, receiver in connections:
             celery_signal.connect(receiver, weak=False)
-        gc.freeze()  # what is there by now stays: collections in the children need not walk it
         self._app.worker_main(
             [
                 *("--quiet", "worker", "--pool", "prefork", "--concurrency", str(self._size)),

@@ -24,6 +24,8 @@ class Event:
     time: float
 
 
+_CHANGE = update(job).returning(*job.c, now().label("clock"))
+
 Telling = tuple[EventType, Mapping[str, Any]]
 
 
@@ -36,10 +38,9 @@ def change(
     A telling's value may be a column of the row, given as `job.c.name`.
     """
     row = connection.execute(
-        update(job)
-        .where(where, job.c.deleted_at.is_(None))
-        .values(last_event=job.c.last_event + len(tellings), **values)
-        .returning(*job.c, now().label("clock"))
+        _CHANGE.where(where, job.c.deleted_at.is_(None)).values(
+            last_event=job.c.last_event + len(tellings), **values
+        )
     ).first()
     if row is not None:
         record(connection, row, tellings)

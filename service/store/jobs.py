@@ -32,6 +32,9 @@ TERMINAL = ("succeeded", "failed", "cancelled")
 IDEMPOTENCY_SECONDS = 86_400.0
 
 
+_INSERT = insert(job).returning(*job.c, now().label("clock"))
+
+
 @dataclass(frozen=True)
 class Job:
     """A row of the job table; see there for the columns."""
@@ -121,17 +124,15 @@ def submit(
             "preset": preset,
             "spec": spec.model_dump(mode="json"),
             "parameter_count": spec.parameter_count,
-            "queue": queue,
             "priority": priority,
             "metadata": dict(metadata or {}),
             "max_attempts": max_attempts,
             "progress": {"step": 0, "steps": spec.plan.steps, "epoch": 0.0, "epochs": spec.plan.epochs},
             "metrics": {},
             "last_event": 1,
-            "queued_at": now(),
-            "created_at": now(),
         }
-        row = connection.execute(insert(job).values(values).returning(*job.c, now().label("clock"))).one()
+        where = _INSERT.values(queue=queue, queued_at=now(), created_at=now())
+        row = connection.execute(where, values).one()
         record(connection, row, [("status", {"state": "queued"})])
         body = answer(Job.of(row))
         if idempotency is not None:
