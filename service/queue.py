@@ -33,6 +33,7 @@ def celery(settings: Settings) -> Celery:
         task_acks_late=False,  # late ack started long tasks again at the visibility timeout
         worker_disable_prefetch=True,
         worker_prefetch_multiplier=1,
+        worker_proc_alive_timeout=120.0,  # of a child to warm up its device; at the default's 4 it is killed
         task_ignore_result=True,
         task_publish_retry=False,
         worker_send_task_events=False,

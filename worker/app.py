@@ -6,18 +6,16 @@ builds its own engine, heartbeat and device after the fork, and dies with its pa
 
 import importlib
 import logging
-import multiprocessing
 import os
 import signal
 import socket
 import warnings
 from collections.abc import Sequence
-from multiprocessing.synchronize import Event
 from typing import Any
 
 import redis
 import torch
-from billiard import current_process
+from billiard import current_process, set_start_method
 from billiard.exceptions import WorkerLostError
 from celery import Celery, signals
 from celery.platforms import SecurityWarning
@@ -32,6 +30,7 @@ from service.store.database import Database
 from service.store.jobs import Job
 from worker import device
 from worker.lease import Heartbeat
+from worker.leaving import Leaving
 from worker.tasks import Process
 
 STUCK_SECONDS = 120.0  # of waiting jobs and an idle process beside them
@@ -56,7 +55,8 @@ class Worker:
         self._gpus = _gpus(settings)
         self._queues = ("gpu", "cpu") if self._gpus else ("cpu",)
         self._size = self._gpus or settings.workers
-        self._leaving: Event = multiprocessing.get_context("fork").Event()
+        self._pid = os.getpid()
+        self._leaving = Leaving()
         self._app: Celery = queue.celery(settings)
         self._process: Process | None = None  # of a child, after the fork
 
@@ -66,6 +66,7 @@ class Worker:
         importlib.import_module("torch._dynamo")
         # it warns root of pickled messages; ours are JSON, and nothing else is accepted
         warnings.filterwarnings("ignore", category=SecurityWarning)
+        set_start_method("fork", force=True)  # a fresh interpreter, macOS's default, would know none of this
         # registered under a name that the sender spells too: service never imports worker
         self._app.task(name=queue.TRAIN_TASK, ignore_result=True)(self._train)
         connections: Sequence[tuple[Any, Any]] = (
@@ -91,7 +92,17 @@ class Worker:
         self._process.train(job_id)
 
     def _begin_child(self, **_: Any) -> None:
-        lifeline.die_with_parent(signal.SIGKILL)
+        lifeline.die_with_parent(signal.SIGKILL, parent=self._pid)
+        try:
+            self._process = self._make_process()
+        except Exception:
+            # Celery would keep the child, which could only take messages and fail
+            log.exception("a training process cannot start: ending the worker")
+            os.kill(self._pid, signal.SIGTERM)
+            return
+        self._process.heartbeat.start()
+
+    def _make_process(self) -> Process:
         settings = self._settings
         index = int(getattr(current_process(), "index", 0))
         chosen = torch.device("cuda", index % self._gpus) if self._gpus else torch.device("cpu")
@@ -110,8 +121,7 @@ class Worker:
             lease_seconds=settings.lease_seconds,
             on_idle=lambda seconds: self._watch(db, seconds),
         )
-        self._process = Process(settings, db, name, chosen, threads, heartbeat, self._leaving, self._ring)
-        heartbeat.start()
+        return Process(settings, db, name, chosen, threads, heartbeat, self._leaving, self._ring)
 
     def _end_child(self, **_: Any) -> None:
         if self._process is not None:

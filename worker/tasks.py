@@ -7,10 +7,10 @@ import time
 from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass, field
 from importlib.metadata import version
-from multiprocessing.synchronize import Event
 from typing import Any, TypeVar
 
 import torch
+from pydantic import ValidationError
 
 from service.checkpoints import (
     CorruptCheckpoint,
@@ -32,6 +32,7 @@ from service.store.database import Database
 from service.store.jobs import Job, JobLost, State
 from worker.device import Resident, describe, place, resolve, set_threads, threads_for
 from worker.lease import Heartbeat, Lease
+from worker.leaving import Leaving
 from worker.training import Report, fit
 
 POLL_SECONDS = 0.5  # between two looks at whether the job is to stop
@@ -58,7 +59,7 @@ class Process:
     device: torch.device
     threads: int
     heartbeat: Heartbeat
-    leaving: Event  # set when the worker is told to stop
+    leaving: Leaving  # set when the worker is told to stop
     ring: Callable[[Job], None]
     _resident: tuple[Hashable, Resident] | None = field(default=None, repr=False)
 
@@ -79,7 +80,12 @@ class Process:
             return
         attempt = Attempt(job.id, job.attempt)
         with self.heartbeat.holding(attempt, claimed_at=claimed_at) as lease:
-            Training(self, job, lease).run()
+            try:
+                training = Training(self, job, lease)
+            except ValidationError as error:  # stored by a version with other rules
+                attempts.fail(self.db, attempt, code="spec_not_accepted", detail=str(error), runtime=0.0)
+            else:
+                training.run()
 
     def data(self, spec: TrainingSpec, device: torch.device) -> Resident:
         """The spec's dataset on the device; the last one used stays there."""
@@ -104,6 +110,7 @@ class Training:
         self._spec = TrainingSpec.model_validate(job.spec)
         self._began = time.monotonic()
         self._record = Record(self._spec)
+        self._newest: Report | None = None
         self._saved_at = -float("inf")
         self._saved: Checkpoint | None = None
         self._dataset_sha256 = ""
@@ -131,6 +138,11 @@ class Training:
 
     def _fail(self, code: str, detail: str) -> None:
         try:
+            if self._newest is not None:
+                self._write_rest(self._newest)  # the last figures tell most of why
+        except Exception:
+            log.exception("the last figures of %s are lost", self._job.id)
+        try:
             self._patiently(
                 lambda: attempts.fail(
                     self._db, self._attempt, code=code, detail=detail, runtime=self._runtime
@@ -146,7 +158,7 @@ class Training:
         set_threads(threads_for(self._spec, self._process.threads))
         data = self._process.data(self._spec, device)
         self._dataset_sha256 = data.dataset.sha256
-        for report in fit(self._spec, data, device=device, resume=self._resume()):
+        for report in fit(self._spec, data, device=device, resume=self._patiently(self._resume)):
             state = self._note(report)
             if report.outcome is not None:
                 self._finish(report, device)
@@ -177,34 +189,45 @@ class Training:
         """Take the report in, and write when it is time. Returns the job's state when it was looked at."""
         if self._lease.lost:
             raise JobLost(f"the lease of {self._job.id} ran out")
+        self._newest = report
         self._record.take(report)
         if self._record.write_due(report):
-            progress, points, figures = self._record.hand_over(report)
-            return self._patiently(
-                lambda: attempts.write_progress(
-                    self._db,
-                    self._attempt,
-                    progress=progress,
-                    points=points,
-                    figures=figures,
-                    dataset_sha256=self._dataset_sha256,
-                )
-            )
+            return self._write(report)
         if self._record.poll_due():
             return self._patiently(lambda: attempts.state(self._db, self._attempt))
         return None
 
+    def _write(self, report: Report) -> State:
+        progress, points, figures = self._record.hand_over(report)
+        return self._patiently(
+            lambda: attempts.write_progress(
+                self._db,
+                self._attempt,
+                progress=progress,
+                points=points,
+                figures=figures,
+                dataset_sha256=self._dataset_sha256,
+            )
+        )
+
+    def _write_rest(self, report: Report) -> None:
+        """What has not been written yet, before something after which nobody would: a run that goes on from a
+        checkpoint does not take the steps before it again."""
+        if self._record.pending:
+            self._write(report)
+
     def _stopped(self, report: Report, state: State | None) -> bool:
         """Whether the job is to stop here, and then everything for it has been done."""
         if state == "cancelling":
-            attempts.cancelled(self._db, self._attempt, runtime=self._runtime)
+            self._write_rest(report)
+            self._cancelled()
             return True
         if state == "pausing":
             self._save(report, "paused")
-            return attempts.paused(self._db, self._attempt, runtime=self._runtime)
+            return self._patiently(lambda: attempts.paused(self._db, self._attempt, runtime=self._runtime))
         if self._process.leaving.is_set():
             self._save(report, "released")
-            job = attempts.release(self._db, self._attempt, runtime=self._runtime)
+            job = self._patiently(lambda: attempts.release(self._db, self._attempt, runtime=self._runtime))
             if job.state == "queued":
                 self._process.ring(job)
             return True
@@ -230,22 +253,32 @@ class Training:
             )
         )
         if model is None:
-            attempts.cancelled(self._db, self._attempt, runtime=self._runtime)
+            self._cancelled()
             return
         log.info("%s succeeded: model version %d", self._job.id, model.version)
-        checkpoints.prune(self._db, self._job.id, self._kept)
+        self._prune()
+
+    def _cancelled(self) -> None:
+        self._patiently(lambda: attempts.cancelled(self._db, self._attempt, runtime=self._runtime))
 
     def _save_if_time(self, report: Report) -> None:
         policy = self._spec.checkpoints
         if policy.keep == "all" or time.monotonic() - self._saved_at >= policy.min_seconds:
             self._save(report, "scheduled")
+            self._prune()
+
+    def _prune(self) -> None:
+        try:
             checkpoints.prune(self._db, self._job.id, self._kept)
+        except ServiceError as error:  # the next checkpoint's pruning makes up for it
+            log.warning("old checkpoints of %s stay for now: %s", self._job.id, error.detail)
 
     def _save(self, report: Report, reason: checkpoints.Reason) -> Checkpoint:
         """Store the run as it stands; a step that is stored already is not stored twice."""
         final = reason == "final"
         if not final and self._saved is not None and self._saved.step == report.step:
             return self._saved
+        self._write_rest(report)
         snapshot = report.snapshot()
         weights = encode_weights(snapshot, self._spec, preprocessing=PREPROCESSING_VERSION)
         state = encode_state(snapshot, self._spec, weights_sha256=sha256(weights))
@@ -296,6 +329,12 @@ class Record:
         self._written_at = time.monotonic()
         self._polled_at = time.monotonic()
         self._first: tuple[int, float] | None = None  # step and time at the start of this attempt
+        self._opened = False
+
+    @property
+    def pending(self) -> bool:
+        """Whether points or figures wait to be written."""
+        return bool(self._points or self._figures)
 
     def take(self, report: Report) -> None:
         """Keep the report's points: figures always, what has a value at every step thinned evenly."""
@@ -304,7 +343,8 @@ class Record:
         if report.step and (report.step % self._stride == 0 or report.step == self._plan.steps):
             self._points.append(Point("batch_loss", report.step, report.epoch, report.loss))
             self._points.append(Point("learning_rate", report.step, report.epoch, report.learning_rate))
-        if report.metrics and report.restored_step is None:  # the restored step has its own points already
+        # an earlier step that was restored has its own points already
+        if report.metrics and report.restored_step in (None, report.step):
             for name, value in report.metrics.items():
                 self._points.append(Point(name, report.step, report.epoch, value))
             self._figures.append(
@@ -328,7 +368,8 @@ class Record:
     def hand_over(self, report: Report) -> tuple[dict[str, Any], list[Point], list[Mapping[str, Any]]]:
         """Progress, points and figures to write now."""
         points, figures = self._points, self._figures
-        if report.step == 1 and not figures and report.outcome is None:
+        if report.step == 1 and not figures and report.outcome is None and not self._opened:
+            self._opened = True
             points = []  # the first word, that it trains, is the shortest: they come with the next
         else:
             self._points, self._figures = [], []
