@@ -81,6 +81,15 @@ def start(settings: Settings) -> "subprocess.Popen[bytes]":
     process = lifeline.spawn(
         command, environment=os.environ, signal_number=signal.SIGKILL, stdout=subprocess.DEVNULL
     )
+    try:
+        _await_answer(process, settings)
+    except BaseException:  # a Ctrl-C too
+        lifeline.kill(process)
+        raise
+    return process
+
+
+def _await_answer(process: "subprocess.Popen[bytes]", settings: Settings) -> None:
     deadline = time.monotonic() + START_SECONDS
     while time.monotonic() < deadline:
         if process.poll() is not None:
@@ -90,8 +99,7 @@ def start(settings: Settings) -> "subprocess.Popen[bytes]":
         except BrokerError:
             time.sleep(0.02)
         else:
-            return process
-    process.kill()
+            return
     raise BrokerError(f"the embedded broker did not answer within {START_SECONDS:.0f} seconds")
 
 

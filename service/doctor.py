@@ -9,6 +9,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
+from sqlalchemy.exc import SQLAlchemyError
+
 from service import broker, settings
 from service.data.sources import DatasetUnavailable, fetch
 from service.errors import ServiceError
@@ -47,8 +49,8 @@ def examine() -> list[Finding]:
     for check in checks:
         try:
             findings += check(loaded)
-        except ServiceError as error:
-            findings.append(Finding("wrong", check.__name__.strip("_"), error.detail))
+        except (ServiceError, OSError, SQLAlchemyError) as error:
+            findings.append(Finding("wrong", check.__name__.strip("_"), str(error)))
     return findings
 
 

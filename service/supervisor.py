@@ -12,7 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from types import FrameType
 
@@ -72,14 +72,16 @@ class Supervisor:
             raise SupervisorError(
                 f"another `numeral up` runs on {settings.home}: stop it, or set NUMERAL_HOME to another folder"
             ) from None
-        try:
-            _require_free(settings.host, settings.port)
-            self._migrate()
-            self._start_children()
-            yield self
-        finally:
-            self._stop_children()
-            lock.release()
+        with _interrupted_by_sigterm():
+            try:
+                _require_free(settings.host, settings.port)
+                self._migrate()
+                self._start_children()
+                yield self
+            finally:
+                with _undisturbed():
+                    self._stop_children()
+                lock.release()
 
     def _migrate(self) -> None:
         database = Database(self.settings.database)
@@ -106,8 +108,8 @@ class Supervisor:
         )
 
     def await_ready(self) -> None:
-        """Returns when the API says it is able to serve. Raises SupervisorError after two minutes, or
-        when a child ends instead."""
+        """Returns when the API is able to serve and a worker to train. Raises SupervisorError after two
+        minutes, or when a child ends instead."""
         deadline = time.monotonic() + READY_SECONDS
         answer = "nothing yet"
         while time.monotonic() < deadline:
@@ -115,15 +117,22 @@ class Supervisor:
                 if child.process.poll() is not None:
                     raise SupervisorError(f"the {child.name} ended with status {child.process.returncode}")
             try:
-                response = httpx.get(f"{self.url}/readyz", timeout=2)
+                answer = self._answer()
             except httpx.HTTPError as error:
                 answer = str(error)
-            else:
-                if response.status_code == httpx.codes.OK:
-                    return
-                answer = response.text
+            if not answer:
+                return
             time.sleep(0.05)
-        raise SupervisorError(f"not ready after {READY_SECONDS:.0f} seconds; /readyz says: {answer}")
+        raise SupervisorError(f"not ready after {READY_SECONDS:.0f} seconds: {answer}")
+
+    def _answer(self) -> str:
+        """What keeps the service from being ready; nothing when it is, and a process of ours trains."""
+        response = httpx.get(f"{self.url}/readyz", timeout=2)
+        if response.status_code != httpx.codes.OK:
+            return response.text
+        ours = {str(child.process.pid) for child in self._children if child.name == "worker"}
+        names = [worker["name"] for worker in httpx.get(f"{self.url}/v1/workers", timeout=2).json()["data"]]
+        return "" if any(name.split(":")[-2] in ours for name in names) else "no worker is alive yet"
 
     def tend(self) -> None:
         """Start again what has ended. A child that keeps ending is given ever more time between."""
@@ -144,8 +153,18 @@ class Supervisor:
                 )
                 child.restart_at = time.monotonic() + child.backoff
             if time.monotonic() >= child.restart_at:
-                child.restart_at = None
-                child.process, child.began = child.start(), time.monotonic()
+                self._restart(child)
+
+    def _restart(self, child: Child) -> None:
+        child.began = time.monotonic()
+        try:
+            child.process = child.start()
+        except (ServiceError, OSError) as error:
+            child.backoff = min(child.backoff * 2, RESTART_AT_MOST_SECONDS)
+            log.error("%s cannot be started: %s; trying again in %.0f s", child.name, error, child.backoff)  # noqa: TRY400
+            child.restart_at = time.monotonic() + child.backoff
+        else:
+            child.restart_at = None
 
     def wait(self) -> None:
         """Tend the children until SIGTERM or SIGINT."""
@@ -171,8 +190,27 @@ class Supervisor:
                 child.process.wait(timeout=max(0.1, deadline - time.monotonic()))
             except subprocess.TimeoutExpired:
                 log.warning("%s did not stop in time: killing it", child.name)
-                os.killpg(child.process.pid, signal.SIGKILL)
-                child.process.wait()
+                lifeline.kill(child.process)
+
+
+@contextmanager
+def _handled(handler: Callable[[int, FrameType | None], None], *numbers: signal.Signals) -> Iterator[None]:
+    before = {number: signal.signal(number, handler) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, earlier in before.items():
+            signal.signal(number, earlier)
+
+
+def _interrupted_by_sigterm() -> AbstractContextManager[None]:
+    """SIGTERM as Ctrl-C: it too ends what has been started, however far that is."""
+    return _handled(signal.default_int_handler, signal.SIGTERM)
+
+
+def _undisturbed() -> AbstractContextManager[None]:
+    """Another Ctrl-C while the children stop must not leave some of them behind."""
+    return _handled(lambda _number, _frame: None, signal.SIGTERM, signal.SIGINT)
 
 
 def _stop_requested() -> Callable[[], bool]:
