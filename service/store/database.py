@@ -59,7 +59,13 @@ class Database:
 
     def _create_sqlite(self, pooled: bool) -> Engine:
         if self.url.database is not None:
-            Path(self.url.database).parent.mkdir(parents=True, exist_ok=True)
+            try:
+                Path(self.url.database).parent.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise ServiceError(
+                    f"cannot make the database's folder: {error}; set NUMERAL_HOME to one that can be written",
+                    code="storage_unusable",
+                ) from error
         engine = create_engine(
             self.url,
             module=sqlite_driver(),
@@ -172,7 +178,7 @@ def translated() -> Iterator[None]:
             raise Unavailable("the database is busy; nothing was written", code="storage_busy") from error
         if _is_full(error):
             raise StorageFull("the disk of the database is full; nothing was written") from error
-        if error.connection_invalidated or _is_unreachable(error):
+        if error.connection_invalidated or _is_unreachable(error) or "unable to open" in str(error.orig):
             raise Unavailable("the database cannot be reached", code="storage_unavailable") from error
         raise
 

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Select, and_, func, or_, select
+from sqlalchemy import Select, and_, case, func, or_, select
 
 from service.store.database import Database
 from service.store.tables import metric
@@ -36,7 +36,7 @@ def page(
     """Values ordered by name and step, and whether there are more.
 
     `after_step` leaves out steps up to it, `after` is the last (name, step) of the page before, and
-    `max_points` thins each series evenly to about so many, first and last kept.
+    `max_points`, at least 2, thins each series evenly to at most so many, first and last kept.
     """
     where = c.job_id == job_id
     if names:
@@ -62,7 +62,9 @@ def _thinned(query: Select[Any], max_points: int) -> Select[Any]:
         func.row_number().over(partition_by=c.name, order_by=c.step).label("place"),
         func.count().over(partition_by=c.name).label("size"),
     ).subquery()
-    stride = (numbered.c.size + max_points - 1) // max_points
+    size = numbered.c.size
+    # ceil((size - 1) / (max_points - 1)) from the first on, and then the last
+    stride = case((size <= max_points, 1), else_=(size + max_points - 3) // (max_points - 1))
     n = numbered.c
     return select(n.name, n.step, n.epoch, n.value, n.time).where(
         or_((n.place - 1) % stride == 0, n.place == n.size)

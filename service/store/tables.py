@@ -183,7 +183,7 @@ idempotency = Table(
     metadata,
     Column("key", String(320), primary_key=True),
     Column("fingerprint", String(64), nullable=False),
-    Column("answer", _json, nullable=False),
+    Column("answer", JSON(none_as_null=True), nullable=False),  # JSONB would order its keys anew
     Column("created_at", Double, nullable=False, index=True),
 )
 

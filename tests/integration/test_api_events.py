@@ -234,5 +234,5 @@ def test_series(live: Live) -> None:
     assert found(limit=7) == everything
     assert [point["step"] for point in found(name="b_loss", after_step=97)] == [98, 99]
     thin = found(max_points=10, limit=3)
-    assert [point["step"] for point in thin if point["name"] == "a_loss"] == [*range(0, 100, 10), 99]
+    assert [point["step"] for point in thin if point["name"] == "a_loss"] == [*range(0, 100, 11)]
     assert found(name="none_such") == []

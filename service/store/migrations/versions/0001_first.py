@@ -34,7 +34,7 @@ def upgrade() -> None:
         "idempotency",
         sa.Column("key", sa.String(length=320), nullable=False),
         sa.Column("fingerprint", sa.String(length=64), nullable=False),
-        sa.Column("answer", _json, nullable=False),
+        sa.Column("answer", sa.JSON(none_as_null=True), nullable=False),
         sa.Column("created_at", sa.Double(), nullable=False),
         sa.PrimaryKeyConstraint("key", name=op.f("pk_idempotency")),
     )
