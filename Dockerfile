@@ -49,8 +49,7 @@ RUN groupadd --gid 10001 numeral \
     && install --directory --owner=10001 --group=10001 --mode=0700 /var/lib/numeral
 LABEL org.opencontainers.image.title="numeral" \
       org.opencontainers.image.description="A REST service that trains multi-layer perceptrons and reads handwritten digits with them." \
-      org.opencontainers.image.version="0.1.0" \
-      org.opencontainers.image.licenses="MIT"
+      org.opencontainers.image.version="0.1.0"
 # The home lies on a volume; a fresh named volume takes over this folder's owner.
 ENV NUMERAL_HOME=/var/lib/numeral
 WORKDIR /var/lib/numeral

@@ -8,12 +8,14 @@ import tomllib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from functools import wraps
+from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any, ParamSpec
 
 import typer
 from rich.console import Console
-from rich.table import Table
+from rich.markup import escape
+from rich.table import Column, Table
 
 from service import logs
 from service import settings as settings_module
@@ -23,8 +25,10 @@ from service.presets import with_overrides
 
 P = ParamSpec("P")
 
+REQUEST_FIELDS = frozenset({"preset", "spec", "metadata", "priority"})
+
 out = Console()
-err = Console(stderr=True, highlight=False)
+err = Console(stderr=True, highlight=False, soft_wrap=True)
 app = typer.Typer(
     name="numeral",
     help="Train multi-layer perceptrons and read handwritten digits with them.",
@@ -38,6 +42,23 @@ data_app = typer.Typer(help="Datasets on this machine.", no_args_is_help=True)
 app.add_typer(jobs_app, name="jobs")
 app.add_typer(models_app, name="models")
 app.add_typer(data_app, name="data")
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        typer.echo(version("numeral"))
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    asked: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Train multi-layer perceptrons and read handwritten digits with them."""
+    del asked
+
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Url = Annotated[
@@ -53,15 +74,11 @@ def told(command: Callable[P, None]) -> Callable[P, None]:
         try:
             command(*args, **kwargs)
         except ApiError as error:
-            err.print(f"[red]{error.code}[/]: {error}")
-        except Invalid as error:
-            err.print(f"[red]{error.code}[/]: {error.detail}")
-            for item in error.errors:
-                err.print(f"  {item.pointer}: {item.detail}")
+            err.print(f"[red]{error.code}[/]: {escape(str(error))}")
         except ServiceError as error:
-            err.print(f"[red]{error.code}[/]: {error.detail}")
+            err.print(f"[red]{error.code}[/]: {escape(error.detail)}")
         except Unreachable as error:
-            err.print(f"{error}\nIs it running? `numeral up` starts it.")
+            err.print(f"{escape(str(error))}\nIs it running? `numeral up` starts it.")
         except KeyboardInterrupt:
             raise typer.Exit(130) from None
         else:
@@ -145,14 +162,16 @@ def train(
     url: Url = None,
 ) -> None:
     """Submit a training job. With --wait, exit status 0 only if it succeeded."""
-    preset, spec = _read_spec(what, _parse_changes(changes or []))
+    request = _read_request(what, _parse_changes(changes or []))
+    if priority is not None:
+        request["priority"] = priority
     with Client(url) as client:
         if dry_run:
-            answer = client.jobs.dry_run(spec, preset=preset)
+            answer = client.jobs.dry_run(**request)
             lines = "\n".join(f"{key}: {value}" for key, value in answer.items() if key != "spec")
             _show(answer, lines, as_json)
             return
-        job = client.jobs.create(spec, preset=preset, priority=priority)
+        job = client.jobs.create(**request)
         if wait:
             _follow(client, job.id, as_json)
         else:
@@ -161,22 +180,35 @@ def train(
             )
 
 
-def _read_spec(what: str, changes: Mapping[str, Any]) -> tuple[str | None, dict[str, Any] | None]:
-    """The preset's name and what is laid over it, or no name and the whole spec."""
+def _read_request(what: str, changes: Mapping[str, Any]) -> dict[str, Any]:
+    """What to submit, some of `preset spec metadata priority`: a preset's name, or a file that holds a spec or
+    all of these; with the changes laid over the spec."""
     if what != "-" and not Path(what).is_file():
         if Path(what).suffix in (".json", ".toml"):
             raise Invalid(f"there is no file {what}", code="no_such_file")
-        return what, dict(changes) or None
-    text = sys.stdin.read() if what == "-" else Path(what).read_text()
-    try:
-        spec = tomllib.loads(text) if Path(what).suffix == ".toml" else json.loads(text)
-    except ValueError as error:
-        raise Invalid(f"{what} cannot be read: {error}", code="malformed_spec") from error
+        return {"preset": what, "spec": dict(changes)}
+    found = _read_file(what)
+    request = found if found.keys() & REQUEST_FIELDS else {"spec": found}
+    unknown = sorted(request.keys() - REQUEST_FIELDS)
+    if unknown:
+        beside = ", ".join(sorted(request.keys() & REQUEST_FIELDS))
+        raise Invalid(f"{what} has {unknown[0]!r} beside {beside}: put it into spec", code="malformed_spec")
+    spec = {} if request.get("spec") is None else request["spec"]
     if not isinstance(spec, dict):
+        raise Invalid(f"the spec in {what} must be an object", code="malformed_spec")
+    return request | {"spec": with_overrides(spec, changes)}
+
+
+def _read_file(what: str) -> dict[str, Any]:
+    """The object in a JSON or TOML file, or on standard input."""
+    try:
+        text = sys.stdin.read() if what == "-" else Path(what).read_text()
+        found = tomllib.loads(text) if Path(what).suffix == ".toml" else json.loads(text)
+    except (OSError, ValueError) as error:
+        raise Invalid(f"{what} cannot be read: {error}", code="malformed_spec") from error
+    if not isinstance(found, dict):
         raise Invalid(f"{what} must hold one object: a training spec", code="malformed_spec")
-    if "preset" in spec:
-        return spec["preset"], with_overrides(spec.get("spec", {}), changes)
-    return None, with_overrides(spec.get("spec", spec), changes)
+    return found
 
 
 def _parse_changes(changes: Sequence[str]) -> dict[str, Any]:
@@ -194,6 +226,8 @@ def _parse_changes(changes: Sequence[str]) -> dict[str, Any]:
         node = tree
         for block in blocks:
             node = node.setdefault(block, {})
+            if not isinstance(node, dict):
+                raise Invalid(f"--set {change}: {block} is set to a value too", code="malformed_change")
         node[last] = value
     return tree
 
@@ -220,7 +254,7 @@ def list_jobs(
     """The newest jobs."""
     with Client(url) as client:
         found = client.jobs.list(limit=limit, state=state)
-    table = Table("job", "state", "preset", "step", "test accuracy", "created")
+    table = Table(Column("job", no_wrap=True), "state", "preset", "step", "test accuracy", "created")
     for job in found:
         table.add_row(job.id, job.state, job.preset, _steps(job), _accuracy(job.metrics), job.created_at)
     _show([job.model_dump() for job in found], table, as_json)
@@ -279,7 +313,15 @@ def list_models(
     with Client(url) as client:
         found = client.models.list(limit=limit)
         aliases = client.models.aliases()
-    table = Table("version", "model", "aliases", "preset", "parameters", "test accuracy", "created")
+    table = Table(
+        "version",
+        Column("model", no_wrap=True),
+        "aliases",
+        "preset",
+        "parameters",
+        "test accuracy",
+        "created",
+    )
     for model in found:
         names = ", ".join(alias["name"] for alias in aliases if alias["model"] == model.id)
         table.add_row(*_model_row(model, names))
@@ -341,9 +383,10 @@ def fetch_data(
     from service.catalog import CATALOG
     from service.data import sources
 
-    if name not in CATALOG or name == "simulated":
+    fetchable = [known for known in CATALOG if known != "simulated"]
+    if name not in fetchable:
         raise Invalid(
-            f"{name!r} cannot be fetched: it is none of {', '.join(CATALOG)}", code="no_such_dataset"
+            f"{name!r} cannot be fetched: it is none of {', '.join(fetchable)}", code="no_such_dataset"
         )
     settings = settings_module.load()
     fetched = sources.fetch(

@@ -17,6 +17,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
+from urllib.parse import quote
 
 import httpx
 from pydantic import BaseModel, ConfigDict
@@ -103,7 +104,8 @@ class ApiError(Exception):
         self.code = str(problem.get("code", "http_error"))
         self.detail = str(problem.get("detail", problem.get("title", "")))
         self.errors: list[dict[str, str]] = list(problem.get("errors") or [])
-        lines = [self.detail, *(f"{item['pointer']}: {item['detail']}" for item in self.errors)]
+        fields = (f"{item['pointer']}: {item['detail']}" for item in self.errors)
+        lines = [self.detail, *(line for line in fields if line not in self.detail)]
         super().__init__("\n".join(lines))
 
 
@@ -145,7 +147,7 @@ class Client:
             ("files", (f"image-{index}", image if isinstance(image, bytes) else Path(image).read_bytes()))
             for index, image in enumerate(images)
         ]
-        return Answer.model_validate(self.call("POST", f"/v1/models/{model}/predict", files=files))
+        return Answer.model_validate(self.call("POST", _path("models", model, "predict"), files=files))
 
     def presets(self) -> list[dict[str, Any]]:
         """The experiments that the server knows by name."""
@@ -205,13 +207,20 @@ class Jobs:
         answer = self._client.call("POST", "/v1/jobs", json=body, headers={"Idempotency-Key": key})
         return Job.model_validate(answer)
 
-    def dry_run(self, spec: Mapping[str, Any] | None = None, *, preset: str | None = None) -> dict[str, Any]:
+    def dry_run(
+        self,
+        spec: Mapping[str, Any] | None = None,
+        *,
+        preset: str | None = None,
+        metadata: Mapping[str, Any] | None = None,
+        priority: int | None = None,
+    ) -> dict[str, Any]:
         """What a job would come to: parameters, memory, steps, time, place in the queue."""
-        body = _envelope(spec, preset, None, None)
+        body = _envelope(spec, preset, metadata, priority)
         return dict(self._client.call("POST", "/v1/jobs", params={"dry_run": True}, json=body))
 
     def get(self, job_id: str) -> Job:
-        return Job.model_validate(self._client.call("GET", f"/v1/jobs/{job_id}"))
+        return Job.model_validate(self._client.call("GET", _path("jobs", job_id)))
 
     def list(self, *, limit: int = 20, state: str | None = None) -> list[Job]:
         """The newest jobs, newest first."""
@@ -229,10 +238,10 @@ class Jobs:
         return self._act(job_id, "resume")
 
     def delete(self, job_id: str) -> None:
-        self._client.call("DELETE", f"/v1/jobs/{job_id}")
+        self._client.call("DELETE", _path("jobs", job_id))
 
     def _act(self, job_id: str, verb: str) -> Job:
-        return Job.model_validate(self._client.call("POST", f"/v1/jobs/{job_id}/{verb}"))
+        return Job.model_validate(self._client.call("POST", _path("jobs", job_id, verb)))
 
     def events(self, job_id: str, *, after: int = 0) -> Iterator[Event]:
         """A job's events, those there are and then live, to its end. A connection that breaks is made
@@ -241,7 +250,7 @@ class Jobs:
         while True:
             headers = {"Accept": "text/event-stream", "Last-Event-ID": str(last)}
             try:
-                for event in _parsed(self._client.stream(f"/v1/jobs/{job_id}/events", headers)):
+                for event in _parsed(self._client.stream(_path("jobs", job_id, "events"), headers)):
                     last, deadline = event.seq, time.monotonic() + SILENCE_SECONDS
                     yield event
                     if event.type == "end":
@@ -254,7 +263,7 @@ class Jobs:
             time.sleep(RETRY_SECONDS)
 
     def _more(self, job_id: str, last: int) -> bool:
-        page = self._client.call("GET", f"/v1/jobs/{job_id}/events", params={"after": last, "limit": 1})
+        page = self._client.call("GET", _path("jobs", job_id, "events"), params={"after": last, "limit": 1})
         return bool(page["data"])
 
     def wait(self, job_id: str) -> Job:
@@ -275,7 +284,7 @@ class Models:
 
     def get(self, reference: str) -> Model:
         """By id, alias, or `latest`."""
-        return Model.model_validate(self._client.call("GET", f"/v1/models/{reference}"))
+        return Model.model_validate(self._client.call("GET", _path("models", reference)))
 
     def list(self, *, limit: int = 20) -> list[Model]:
         """The newest models, newest first."""
@@ -284,11 +293,16 @@ class Models:
 
     def promote(self, alias: str, reference: str) -> dict[str, Any]:
         """Point an alias at a model."""
-        return dict(self._client.call("PUT", f"/v1/aliases/{alias}", json={"model": reference}))
+        return dict(self._client.call("PUT", _path("aliases", alias), json={"model": reference}))
 
     def rollback(self, alias: str) -> dict[str, Any]:
         """Point an alias at what it pointed at before."""
-        return dict(self._client.call("POST", f"/v1/aliases/{alias}/rollback"))
+        return dict(self._client.call("POST", _path("aliases", alias, "rollback")))
+
+
+def _path(*parts: str) -> str:
+    """A path under /v1; what a part holds stays in that part, also a slash or `..`."""
+    return "/v1/" + "/".join(quote(part, safe="") for part in parts)
 
 
 def _envelope(

@@ -6,12 +6,13 @@ import os
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, SecretStr, model_validator
+from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from service.errors import ServiceError
 
 PREFIX = "NUMERAL_"
+DATABASES = ("sqlite:///", "postgresql+psycopg://")
 CLIENT_VARIABLES = frozenset({"NUMERAL_URL"})  # read by the command, not by the service
 
 
@@ -94,6 +95,13 @@ class Settings(BaseSettings):
         Literal["debug", "info", "warning", "error"], Field(description="Least severe line that is logged.")
     ] = "info"
 
+    @field_validator("database_url")
+    @classmethod
+    def _supported(cls, url: SecretStr | None) -> SecretStr | None:
+        if url is not None and not url.get_secret_value().startswith(DATABASES):
+            raise ValueError(f"must begin with one of {', '.join(DATABASES)}")
+        return url
+
     @model_validator(mode="after")
     def _resolve(self) -> Self:
         object.__setattr__(self, "home", self.home.expanduser().absolute())
@@ -122,5 +130,6 @@ def load() -> Settings:
         raise SettingsError(f"no such setting: {', '.join(unknown)}; the README lists those there are")
     try:
         return Settings()
-    except ValueError as error:
-        raise SettingsError(str(error)) from error
+    except ValidationError as error:
+        wrong = (f"{PREFIX}{str(item['loc'][0]).upper()}: {item['msg']}" for item in error.errors())
+        raise SettingsError("; ".join(wrong)) from error

@@ -479,7 +479,8 @@ def parse(payload: object, *, max_parameters: int) -> TrainingSpec:
 
 def pointed(error: ValidationError) -> list[FieldError]:
     """The mistakes of a validation, each as a JSON pointer into the payload and a sentence."""
-    return [_pointed_one(item) for item in error.errors(include_url=False, include_input=False)]
+    found = (_pointed_one(item) for item in error.errors(include_url=False, include_input=False))
+    return list(dict.fromkeys(found))  # each member of a union has its say, here in the same words
 
 
 _TAGS_OF = {
@@ -492,11 +493,13 @@ def _pointed_one(item: Mapping[str, Any]) -> FieldError:
     location = [str(part) for part in item["loc"]]
     if len(location) > 1 and location[1] in _TAGS_OF.get(location[0], ()):
         del location[1]  # pydantic puts the chosen member of a union into the path
-    if location[:1] == ["batch_size"]:
-        location = location[:1]
     extra = item.get("ctx", {}).get("path") if item["type"] == "mistake" else None
     parts = location + (extra.split("/") if extra else [])
     message = item["msg"]
+    if location[:1] == ["batch_size"]:
+        parts, message = location[:1], 'give a whole number from 1 to 10,000,000, or "full"'
+    if item["type"] in ("model_type", "model_attributes_type"):
+        message = "must be an object"
     if item["type"] == "extra_forbidden":
         message = "there is no such field: remove it, or see the spec reference for its name"
     if item["type"].startswith("union_tag"):

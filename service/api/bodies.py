@@ -62,7 +62,7 @@ async def _object(request: Request, raw: RawBody) -> dict[str, Any]:
         media
     ):  # a browser may not send this type to another site unasked, so no page can post here
         raise UnsupportedMedia(
-            f"found Content-Type {media or 'none'!r}: send application/json", code="unsupported_media_type"
+            f"found {media or 'no Content-Type'}: send application/json", code="unsupported_media_type"
         )
     payload = decode(raw)
     if not isinstance(payload, dict):

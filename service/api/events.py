@@ -81,7 +81,7 @@ def events_of(
     """`status`, `progress`, `metric`, `checkpoint`, `log`, `warning` and `end`, each stored once. The
     stream ends after the `end` of the job; `Last-Event-ID` resumes it without a gap or a repeat."""
     jobs.get(context.db, job_id)
-    if EVENT_STREAM in request.headers.get("accept", ""):
+    if EVENT_STREAM in request.headers.get("accept", "").lower():
         start = after if last_event_id is None else _number(last_event_id)
         return _streamed(context, job_id, start)
     found = events.page(context.db, job_id, after=after, limit=limit + 1)
@@ -117,7 +117,7 @@ def metrics_of(
     ] = None,
     after_step: Annotated[int | None, Query(ge=-1, le=MAX_STEP, description="Only later steps.")] = None,
     max_points: Annotated[
-        int | None, Query(ge=2, le=10_000, description="Thin each series evenly to about so many.")
+        int | None, Query(ge=2, le=10_000, description="Thin each series evenly to at most so many.")
     ] = None,
     limit: Annotated[int, Query(ge=1, le=10_000, description="Values a page.")] = 1000,
     after: Annotated[

@@ -49,12 +49,14 @@ async def front() -> Front:
     return Front(name="numeral", version=version("numeral"), docs="/openapi.json", openapi="/openapi.json")
 
 
+@router.head("/livez", include_in_schema=False)
 @router.get("/livez", summary="Is the process up", responses=documented())
 async def livez() -> Liveness:
     """Answers as long as the process does; looks at nothing else."""
     return Liveness(status="alive")
 
 
+@router.head("/readyz", response_model=Readiness, include_in_schema=False)
 @router.get("/readyz", response_model=Readiness, summary="Can it serve", responses=documented())
 def readyz(context: Wired, request: Request) -> Readiness | Response:
     """200 if database, schema and broker are there; else 503, a problem whose `checks` name what is not."""

@@ -19,6 +19,7 @@ from service.store.jobs import Idempotency, Job, State
 
 DEVICE_PREFIX = {"cpu": "CPU", "gpu": "NVIDIA"}  # as workers name their devices
 ASSUMED_SPEED = {"cpu": 2e9, "gpu": 1e12}  # multiply-adds a second, until a job has been measured
+STEP_SECONDS = 0.0005  # that a step takes however small its products are
 
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
 
@@ -181,7 +182,7 @@ def _dry_run(context: Context, submission: Submission) -> DryRun:
         memory_bytes=spec.memory_bytes,
         steps=plan.steps,
         epochs=plan.epochs,
-        estimated_seconds=work / (speed or ASSUMED_SPEED[where]),
+        estimated_seconds=max(work / (speed or ASSUMED_SPEED[where]), plan.steps * STEP_SECONDS),
         estimate_basis="measured" if speed else "assumed",
         queue=where,
         queue_position=jobs.queue_position(context.db, priority=submission.request.priority),
@@ -215,7 +216,7 @@ def _idempotency(key: str | None, request: Request, payload: dict[str, Any]) -> 
             },
         },
         200: {"model": DryRun, "description": "With `dry_run=true`: what the job would come to"},
-        **documented(400, 413, 415),
+        **documented(400, 413, 415, 507),
     },
     openapi_extra=_SUBMIT_BODY,
 )
@@ -290,7 +291,7 @@ def shown(context: Wired, job_id: JobId) -> JobView:
 @router.patch(
     "/{job_id}",
     summary="Change a job's metadata or priority",
-    responses=documented(400, 404, 409, 413, 415),
+    responses=documented(400, 404, 409, 413, 415, 507),
     openapi_extra=_CHANGE_BODY,
 )
 def changed(context: Wired, job_id: JobId, payload: JsonObject) -> JobView:
@@ -302,7 +303,7 @@ def changed(context: Wired, job_id: JobId, payload: JsonObject) -> JobView:
     return JobView.of(job)
 
 
-@router.delete("/{job_id}", status_code=204, summary="Delete a job", responses=documented(404, 409))
+@router.delete("/{job_id}", status_code=204, summary="Delete a job", responses=documented(404, 409, 507))
 def deleted(context: Wired, job_id: JobId) -> None:
     """Forget a job that has ended or is paused, with its events, metrics and checkpoints. A model that it
     made stays."""
@@ -311,7 +312,7 @@ def deleted(context: Wired, job_id: JobId) -> None:
 
 _MOVED: dict[int | str, dict[str, Any]] = {
     200: {"model": JobView, "description": "It was so already"},
-    **documented(404, 409),
+    **documented(404, 409, 507),
 }
 
 

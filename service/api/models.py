@@ -129,6 +129,9 @@ def shown(context: Wired, reference: ModelRef) -> ModelView:
     return ModelView.of(model, models.pointers(context.db))
 
 
+@router.head(
+    "/models/{reference}/download", status_code=307, response_class=RedirectResponse, include_in_schema=False
+)
 @router.get(
     "/models/{reference}/download",
     status_code=307,
@@ -162,7 +165,7 @@ def alias(context: Wired, name: AliasName) -> AliasHistory:
 @router.put(
     "/aliases/{name}",
     summary="Point an alias at a model",
-    responses=documented(400, 404, 413, 415),
+    responses=documented(400, 404, 413, 415, 507),
     openapi_extra=_ALIAS_BODY,
 )
 def pointed(context: Wired, name: AliasName, payload: JsonObject) -> AliasView:
@@ -173,7 +176,7 @@ def pointed(context: Wired, name: AliasName, payload: JsonObject) -> AliasView:
     return AliasView.of(found)
 
 
-@router.post("/aliases/{name}/rollback", summary="Take an alias back", responses=documented(404, 409))
+@router.post("/aliases/{name}/rollback", summary="Take an alias back", responses=documented(404, 409, 507))
 def rolled_back(context: Wired, name: AliasName) -> AliasView:
     """Point the alias at what it pointed at before its last move; twice goes back twice."""
     found = models.roll_back(context.db, name)

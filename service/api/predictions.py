@@ -84,7 +84,7 @@ _BODY = {
                 "schema": {
                     "type": "object",
                     "properties": {
-                        "images": {"type": "array", "items": {"type": "string", "format": "binary"}},
+                        "files": {"type": "array", "items": {"type": "string", "format": "binary"}},
                         "preprocess": _PREPROCESS,
                     },
                 }
@@ -92,7 +92,7 @@ _BODY = {
         },
     }
 }
-_ERRORS = documented(400, 404, 409, 413, 415)
+_REFUSALS = (400, 409, 413, 415)
 Preprocess = Annotated[Mode | None, Query(description="How images are brought to what MNIST looks like.")]
 
 
@@ -100,7 +100,7 @@ Preprocess = Annotated[Mode | None, Query(description="How images are brought to
     "/predict",
     response_model=Predictions,
     summary="Read digits with the latest model",
-    responses=_ERRORS,
+    responses=documented(*_REFUSALS),
     openapi_extra=_BODY,
 )
 def predict(context: Wired, upload: Uploaded, preprocess: Preprocess = None) -> Response:
@@ -112,7 +112,7 @@ def predict(context: Wired, upload: Uploaded, preprocess: Preprocess = None) -> 
     "/models/{reference}/predict",
     response_model=Predictions,
     summary="Read digits with a model",
-    responses=_ERRORS,
+    responses=documented(404, *_REFUSALS),
     openapi_extra=_BODY,
 )
 def predict_with(

@@ -71,7 +71,6 @@ class Problem(BaseModel):
 _TITLES = {
     cls.status: cls.title for cls in ServiceError.__subclasses__() if cls.__module__ == "service.errors"
 } | {
-    304: "Not modified",
     507: "There is no room left to store this",
 }
 

@@ -136,7 +136,8 @@ def _of_json(payload: object, mode: Mode | None, settings: Settings) -> Batch:
 def _listed(payload: dict[str, Any]) -> tuple[list[object], list[str]]:
     """The images and where each stands."""
     if ("image" in payload) == ("images" in payload):
-        raise Invalid("give either image or images", code="no_images", errors=[FieldError("#", "needs one")])
+        detail = "give either image or images"
+        raise Invalid(detail, code="no_images", errors=[FieldError("#", detail)])
     if "image" in payload:
         return [payload["image"]], ["#/image"]
     images = payload["images"]
@@ -160,9 +161,9 @@ class _Mixed:
         encoded = [index for index, image in enumerate(self.images) if isinstance(image, str)]
         numbers = [index for index, image in enumerate(self.images) if not isinstance(image, str)]
         pixels = np.zeros((len(self.images), SIDE * SIDE), dtype=np.float32)
-        warnings: list[Sequence[str]] = [()] * len(self.images)
         if numbers:
             pixels[numbers] = self._numbers(numbers)
+        warnings: list[Sequence[str]] = [("blank",) if blank else () for blank in digits.is_blank(pixels)]
         for index in numbers if self.mode in ("auto", "mnist") else []:
             grey = pixels[index].round().astype(np.uint8).reshape(SIDE, SIDE)
             digit = digits.prepare(grey, mode=self.mode or "none")

@@ -115,6 +115,12 @@ def from_pixels(images: Sequence[object], *, scale: Scale = "byte") -> NDArray[n
     return (pixels * (255.0 / top)).astype(np.float32)
 
 
+def is_blank(pixels: NDArray[np.float32]) -> NDArray[np.bool_]:
+    """Which rows of (n, 784), from 0 to 255, hold no ink: as of numbers from 0 to 1 that were sent as bytes."""
+    spread: NDArray[np.float32] = np.ptp(pixels, axis=1)
+    return spread < BLANK_BELOW
+
+
 def _fill(row: NDArray[np.float64], image: object, top: float) -> str | None:
     """Puts an image into its row; the mistake if there is one."""
     numbers = _flat(image)

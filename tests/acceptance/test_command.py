@@ -61,6 +61,46 @@ def test_train_a_file_and_standard_input(numeral: Any, tmp_path: Path) -> None:
     assert len({json.dumps(job["spec"]) for job in jobs}) == 1
 
 
+def test_a_file_may_hold_a_whole_request(numeral: Any, tmp_path: Path) -> None:
+    file = tmp_path / "request.json"
+    file.write_text(
+        json.dumps({"preset": "slp-200", "spec": TINY | {"steps": None}, "metadata": {"a": 1}, "priority": 2})
+    )
+    job = json.loads(numeral("train", str(file), "--set", "seed=3", "--priority", "3", "--json").stdout)
+    assert (job["preset"], job["spec"]["seed"], job["spec"]["epochs"]) == ("slp-200", 3, 1)
+    assert (job["metadata"], job["priority"]) == ({"a": 1}, 3)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ('{"preset": "slp-200", "seed": 3}', "'seed' beside preset: put it into spec"),
+        ('{"preset": "slp-200", "spec": 5}', "must be an object"),
+        ('{"metadata": {"a": []}}', "#/metadata"),
+        ("[]", "one object"),
+        ("{", "cannot be read"),
+    ],
+)
+def test_a_file_that_holds_no_request(numeral: Any, text: str, said: str) -> None:
+    ran = numeral("train", "-", stdin=text)
+    assert (ran.returncode, ran.stdout) == (1, "")
+    assert said in ran.stderr
+    assert "Traceback" not in ran.stderr
+
+
+def test_a_file_that_is_no_text(numeral: Any, tmp_path: Path) -> None:
+    file = tmp_path / "spec.json"
+    file.write_bytes(b"\xff")
+    assert "malformed_spec" in numeral("train", str(file)).stderr
+
+
+def test_an_id_can_be_copied_from_a_narrow_list(numeral: Any) -> None:
+    job = json.loads(numeral("train", "simulated-wide", "--set", "steps=5", "--wait", "--json").stdout)
+    assert job["id"] in numeral("jobs", "list", COLUMNS="80").stdout
+    models = json.loads(numeral("models", "list", "--json").stdout)["models"]
+    assert models[0]["id"] in numeral("models", "list", COLUMNS="80").stdout
+
+
 def test_train_that_fails_says_why_and_returns_1(numeral: Any) -> None:
     spec = json.dumps(
         {**TINY, "epochs": 5, "optimizer": {"name": "sgd", "learning_rate": 1000.0}, "loss": "mse"}
@@ -75,11 +115,14 @@ def test_train_that_fails_says_why_and_returns_1(numeral: Any) -> None:
     [
         (("train", "slp-200", "--set", "netwrok.hidden_widths=[3]"), "#/spec/netwrok"),
         (("train", "slp-200", "--set", "seed"), "field=value"),
+        (("train", "slp-200", "--set", "a=2", "--set", "a.b=1"), "a is set to a value too"),
         (("train", "no-such-preset"), "unknown_preset"),
         (("train", "missing.json"), "no file"),
         (("jobs", "show", "job_0"), "job_not_found"),
+        (("jobs", "show", "../models"), "no_such_path"),
         (("models", "promote", "nobody"), "model_not_found"),
         (("models", "rollback", "nobody"), "alias_not_found"),
+        (("models", "promote", "latest", "--as", "A B"), "^[a-z0-9][a-z0-9._-]{0,62}$"),
         (("predict", "missing.png"), "no file"),
         (("data", "fetch", "cifar"), "no_such_dataset"),
         (("jobs", "list", "--url", "http://127.0.0.1:9"), "Is it running?"),
@@ -164,8 +207,17 @@ def test_a_wrong_setting_stops_each_process_with_a_sentence(numeral: Any) -> Non
     for command in ("serve", "worker", "up", "migrate"):
         ran = numeral(command, NUMERAL_PORT="70000")
         assert ran.returncode == 1, command
-        assert "port" in ran.stderr.lower()
+        assert "NUMERAL_PORT: Input should be less than or equal to 65535" in ran.stderr
         assert "Traceback" not in ran.stderr
+
+
+@pytest.mark.parametrize("url", ["bogus", "mysql://host/numeral", "postgresql://host/numeral"])
+def test_a_database_of_another_kind_is_refused(numeral: Any, url: str) -> None:
+    ran = numeral("migrate", NUMERAL_DATABASE_URL=url)
+    assert (ran.returncode, ran.stdout) == (1, "")
+    assert "NUMERAL_DATABASE_URL" in ran.stderr
+    assert "postgresql+psycopg://" in ran.stderr
+    assert "Traceback" not in ran.stderr
 
 
 def test_wrong_usage_returns_2(numeral: Any) -> None:

@@ -98,6 +98,19 @@ def test_a_batch_over_the_data(shared: Live) -> None:
     assert "60,000" in problem["errors"][0]["detail"]
 
 
+@pytest.mark.parametrize("value", [0, 10_000_001, 1.5, "all", None])
+def test_a_batch_that_is_none_is_named_once(shared: Live, value: object) -> None:
+    problem = refused_spec(shared, {"batch_size": value}, "invalid_spec", "#/batch_size")
+    (mistake,) = problem["errors"]
+    assert mistake["detail"] == 'give a whole number from 1 to 10,000,000, or "full"'
+
+
+@pytest.mark.parametrize("block", ["dataset", "network", "optimizer", "regularization"])
+def test_a_block_that_is_no_object(shared: Live, block: str) -> None:
+    problem = refused_spec(shared, {block: "mnist"}, "invalid_spec", f"#/{block}")
+    assert problem["errors"][0]["detail"] == "must be an object"
+
+
 def test_a_payload_with_any_number_of_mistakes_gets_a_short_answer(shared: Live) -> None:
     spec = {f"k{n}": 1 for n in range(4000)}
     problem = refused_spec(shared, spec, "invalid_spec", "#/k0")

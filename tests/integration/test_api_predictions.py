@@ -140,6 +140,14 @@ def test_what_is_odd_about_an_image_is_said(reading: Live) -> None:
     assert [one["warnings"] for one in found] == [["blank"], []]
 
 
+def test_numbers_from_0_to_1_sent_as_bytes_are_said_to_be_blank(reading: Live) -> None:
+    unit = (digit(1).reshape(-1) / 255).tolist()
+    answer = reading.http.post("/v1/predict", json={"images": [unit, digit(1).tolist()]}).json()
+    assert [found["warnings"] for found in answer["predictions"]] == [["blank"], []]
+    scaled = reading.http.post("/v1/predict", json={"image": unit, "scale": "unit"}).json()
+    assert scaled["predictions"][0]["warnings"] == []
+
+
 def test_as_many_images_as_are_allowed(reading: Live) -> None:
     limit = reading.settings.max_images
     assert len(answered(reading, json={"images": [[0] * 784] * limit})) == limit

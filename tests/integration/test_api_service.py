@@ -152,6 +152,23 @@ def test_the_description_is_whole(described: dict[str, Any]) -> None:
     assert "Units of each hidden layer" in json.dumps(schemas["NetworkSpec"])
 
 
+def test_statuses_are_described_where_they_can_be(described: dict[str, Any]) -> None:
+    paths = described["paths"]
+    assert "404" not in paths["/v1/predict"]["post"]["responses"]  # without any model it is a 409
+    assert "404" in paths["/v1/models/{reference}/predict"]["post"]["responses"]
+    for path, method in (("/v1/jobs", "post"), ("/v1/jobs/{job_id}", "patch"), ("/v1/aliases/{name}", "put")):
+        assert "507" in paths[path][method]["responses"]  # the disk is full
+    form = paths["/v1/predict"]["post"]["requestBody"]["content"]["multipart/form-data"]["schema"]
+    assert form["properties"].keys() == {"files", "preprocess"}
+
+
+def test_what_may_be_looked_at_by_head(live: Live) -> None:
+    model = live.model(3)
+    for path, status in (("/livez", 200), ("/readyz", 200), (f"/v1/models/{model.id}/download", 307)):
+        answer = live.http.head(path, follow_redirects=False)
+        assert (answer.status_code, answer.content) == (status, b""), path
+
+
 def test_what_the_description_shows_is_accepted(live: Live, described: dict[str, Any]) -> None:
     submit = described["paths"]["/v1/jobs"]["post"]["requestBody"]["content"]["application/json"]
     for example in submit["examples"].values():
