@@ -1,7 +1,7 @@
 """A job's progress on a terminal."""
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
 from service.client import Client, Event, Job
 
@@ -11,10 +11,9 @@ def follow(client: Client, job_id: str, console: Console) -> Job:
     without a terminal, a line at each tenth of the way. Returns the job."""
     columns = (
         TextColumn("{task.description}"),
-        BarColumn(),
-        TextColumn("{task.completed:,.0f}/{task.total:,.0f} steps"),
+        BarColumn(bar_width=12),  # all of it fits into 80 columns
+        TextColumn("{task.completed:,.0f}/{task.total:,.0f}"),
         TextColumn("{task.fields[figures]}"),
-        TimeElapsedColumn(),
     )
     with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
         shown = _Shown(bar, bar.add_task("queued", total=1, figures=""), console)
@@ -52,7 +51,7 @@ class _Shown:
         data = event.data
         parts = [f"epoch {data['epoch']:.4g}", f"loss {data['loss']:.4f}", self._accuracy]
         if data.get("images_per_second"):
-            parts.append(f"{data['images_per_second']:,.0f} images/s")
+            parts.append(f"{data['images_per_second'] / 1000:,.0f}k images/s")
         if data.get("eta_seconds"):
             parts.append(f"{data['eta_seconds']:.0f} s left")
         return "  ".join(part for part in parts if part)
