@@ -1,0 +1,179 @@
+"""The contract: what a spec refuses and how it says so, and what it counts without building anything."""
+
+import json
+import math
+from itertools import pairwise
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from service.errors import Invalid, NotFound
+from service.presets import PRESETS, find, with_overrides
+from service.spec import TrainingSpec, parse
+
+BUDGET = 200_000_000
+
+
+def mistakes(payload: object) -> dict[str, str]:
+    """Pointer -> sentence."""
+    with pytest.raises(Invalid) as refusal:
+        parse(payload, max_parameters=BUDGET)
+    return {item.pointer: item.detail for item in refusal.value.errors}
+
+
+def test_an_empty_object_is_a_spec() -> None:
+    spec = parse({}, max_parameters=BUDGET)
+    assert (spec.task_name, spec.loss_name, spec.parameter_count) == (
+        "classification",
+        "cross_entropy",
+        25_450,
+    )
+
+
+@pytest.mark.parametrize(
+    ("payload", "pointer", "said"),
+    [
+        ({"netwrok": {}}, "#/netwrok", "no such field"),
+        ({"network": {"hiden": 3}}, "#/network/hiden", "no such field"),
+        ({"network": {"hidden_widths": [10, 0]}}, "#/network/hidden_widths/1", "1"),
+        ({"network": {"hidden_widths": ["32"]}}, "#/network/hidden_widths/0", "integer"),
+        ({"network": {"hidden_widths": [1] * 129}}, "#/network/hidden_widths", "128"),
+        ({"network": {"hidden_widths": [10**9]}}, "#/network/hidden_widths", "200,000,000"),
+        ({"network": {"activation": "RELU"}}, "#/network/activation", "relu"),
+        ({"network": {"initializer_scale": 0.1}}, "#/network/initializer_scale", "uniform or normal"),
+        ({"dataset": {"name": "cifar"}}, "#/dataset/name", "mnist"),
+        ({"dataset": {"noise": 0.1}}, "#/dataset/noise", "simulated"),
+        ({"dataset": {"validation": 60_000}}, "#/dataset/validation", "fewer"),
+        ({"dataset": {"examples": 60_001}}, "#/dataset/examples", "60,000"),
+        ({"task": "regression"}, "#/task", "classification"),
+        ({"dataset": {"name": "simulated"}, "loss": "cross_entropy"}, "#/loss", "mse"),
+        (
+            {"loss": "mse", "regularization": {"label_smoothing": 0.1}},
+            "#/regularization/label_smoothing",
+            "0",
+        ),
+        ({"optimizer": {"name": "sgd", "nesterov": True}}, "#/optimizer/nesterov", "momentum"),
+        ({"optimizer": {"name": "sgd", "beta1": 0.5}}, "#/optimizer/beta1", "no such field"),
+        ({"optimizer": {"learning_rate": 0.1}}, "#/optimizer/name", "adamw"),
+        ({"optimizer": {"name": "lion"}}, "#/optimizer/name", "sgd"),
+        ({"optimizer": {"name": "adam", "learning_rate": math.nan}}, "#/optimizer/learning_rate", "finite"),
+        ({"optimizer": {"name": "adam", "learning_rate": math.inf}}, "#/optimizer/learning_rate", "finite"),
+        ({"optimizer": {"name": "adam", "learning_rate": "0.1"}}, "#/optimizer/learning_rate", "number"),
+        ({"schedule": {"name": "cosine", "warmup_steps": 10**7}}, "#/schedule/warmup_steps", "fewer"),
+        ({"batch_size": 60_001}, "#/batch_size", "60,000"),
+        ({"batch_size": "half"}, "#/batch_size", "full"),
+        ({"batch_size": True}, "#/batch_size", "full"),
+        ({"epochs": 3, "steps": 3}, "#/steps", "null"),
+        ({"epochs": 10**8, "batch_size": 1}, "#/epochs", "fewer"),
+        ({"augmentation": {"rotation": 10}}, "#/augmentation", "not built yet"),
+        ({"early_stopping": {}}, "#/early_stopping/monitor", "dataset.validation"),
+        ({"evaluation": {"every_steps": 1, "every_epochs": 1}}, "#/evaluation/every_epochs", "one cadence"),
+        (
+            {
+                "early_stopping": {},
+                "dataset": {"validation": 100},
+                "evaluation": {"every_seconds": 1.0},
+            },
+            "#/evaluation/every_seconds",
+            "every_steps",
+        ),
+        (
+            {
+                "early_stopping": {"monitor": "validation_accuracy"},
+                "dataset": {"name": "simulated", "validation": 10},
+            },
+            "#/early_stopping/monitor",
+            "validation_loss",
+        ),
+        (
+            {"dataset": {"name": "simulated"}, "network": {"input_normalization": "symmetric"}},
+            "#/network/input_normalization",
+            "standardize",
+        ),
+        ({"seed": -1}, "#/seed", "0"),
+        ({"seed": 2**63}, "#/seed", str(2**63)),
+        ([1, 2], "#", "object"),
+        (None, "#", "object"),
+    ],
+)
+def test_each_mistake_points_at_its_field(payload: object, pointer: str, said: str) -> None:
+    found = mistakes(payload)
+    assert pointer in found
+    assert said in found[pointer]
+
+
+def test_all_mistakes_are_told_at_once() -> None:
+    found = mistakes({"seed": -1, "epochs": 0, "network": {"activation": "x"}})
+    assert set(found) == {"#/seed", "#/epochs", "#/network/activation"}
+
+
+def test_a_spec_is_frozen() -> None:
+    with pytest.raises(ValidationError):
+        TrainingSpec().seed = 1  # type: ignore[misc]
+
+
+@given(
+    widths=st.lists(st.integers(1, 50), max_size=4),
+    batch=st.one_of(st.just("full"), st.integers(1, 500)),
+    passes=st.integers(1, 3),
+    epochs=st.integers(1, 5),
+)
+def test_the_plan_and_the_count_follow_from_the_spec(
+    widths: list[int], batch: Any, passes: int, epochs: int
+) -> None:
+    spec = TrainingSpec.model_validate(
+        {
+            "dataset": {"examples": 500},
+            "network": {"hidden_widths": widths},
+            "batch_size": batch,
+            "passes_per_epoch": passes,
+            "epochs": epochs,
+        }
+    )
+    size = 500 if batch == "full" else batch
+    assert spec.plan.steps == math.ceil(500 / size) * passes * epochs
+    assert spec.plan.epochs == epochs
+    layers = [784, *widths, 10]
+    expected = sum(a * b + b for a, b in pairwise(layers))
+    assert spec.parameter_count == expected
+    again = TrainingSpec.model_validate(json.loads(spec.canonical_json()))
+    assert again == spec
+    assert again.canonical_json() == spec.canonical_json()
+
+
+def test_the_lectures_counts() -> None:
+    counts = {name: preset.spec.parameter_count for name, preset in PRESETS.items()}
+    assert counts == {
+        "simulated-wide": 46,
+        "simulated-deep": 34,
+        "slp-200": 25_450,
+        "slp-8200": 25_450,
+        "cmgsnet": 11_972_510,
+    }
+
+
+def test_every_field_says_what_it_is() -> None:
+    schema = TrainingSpec.model_json_schema()
+    blocks = [("TrainingSpec", schema), *schema["$defs"].items()]
+    for name, block in blocks:
+        for field, described in block.get("properties", {}).items():
+            refers = "$ref" in described or field == "name"  # whose block speaks for it
+            assert described.get("description") or refers, f"{name}.{field}"
+
+
+def test_overrides_are_laid_over_block_by_block() -> None:
+    base = find("slp-200").spec.model_dump(mode="json")
+    merged = with_overrides(base, {"seed": 3, "network": {"activation": "tanh"}})
+    assert merged["network"]["hidden_widths"] == [32]
+    assert (merged["network"]["activation"], merged["seed"], base["seed"]) == ("tanh", 3, 6)
+    other = with_overrides(base, {"optimizer": {"name": "sgd", "learning_rate": 0.1}})
+    assert other["optimizer"] == {"name": "sgd", "learning_rate": 0.1}
+    parse(other, max_parameters=BUDGET)
+
+
+def test_an_unknown_preset_lists_those_there_are() -> None:
+    with pytest.raises(NotFound, match="slp-200"):
+        find("slp-201")
