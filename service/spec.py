@@ -7,14 +7,15 @@ counts parameters and steps from the spec alone.
 
 import json
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic_core import PydanticCustomError
 
+from service import mistakes
 from service.catalog import CATALOG, DatasetCard, DatasetName, Task
 from service.errors import FieldError, Invalid
 
@@ -56,14 +57,16 @@ class DatasetSpec(Part):
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         if self.noise is not None and self.name != "simulated":
-            raise field_mistake("noise", f"{self.name} has no noise to set: leave it out, or use simulated")
+            raise mistakes.field_mistake(
+                "noise", f"{self.name} has no noise to set: leave it out, or use simulated"
+            )
         available = self.card.train_examples
         if available is not None and self.examples is not None and self.examples > available:
-            raise field_mistake(
+            raise mistakes.field_mistake(
                 "examples", f"{self.name} has {available:,} training examples: ask for no more than that"
             )
         if self.validation >= self.total_examples:
-            raise field_mistake(
+            raise mistakes.field_mistake(
                 "validation",
                 f"{self.validation:,} held out of {self.total_examples:,} leaves none to train on: "
                 "hold out fewer",
@@ -108,7 +111,7 @@ class NetworkSpec(Part):
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         if self.initializer_scale is not None and self.initializer not in ("uniform", "normal"):
-            raise field_mistake(
+            raise mistakes.field_mistake(
                 "initializer_scale",
                 f"{self.initializer} takes its scale from the layer's size: leave this out, "
                 "or set initializer to uniform or normal",
@@ -130,7 +133,7 @@ class SGD(Part):
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         if self.nesterov and self.momentum == 0:
-            raise field_mistake("nesterov", "Nesterov needs a momentum: set momentum, such as 0.9")
+            raise mistakes.field_mistake("nesterov", "Nesterov needs a momentum: set momentum, such as 0.9")
         return self
 
 
@@ -271,7 +274,7 @@ class Evaluation(Part):
     def _consistent(self) -> Self:
         given = [name for name in ("every_steps", "every_epochs", "every_seconds") if getattr(self, name)]
         if len(given) > 1:
-            raise field_mistake(given[1], f"{given[0]} is set too: keep one cadence")
+            raise mistakes.field_mistake(given[1], f"{given[0]} is set too: keep one cadence")
         return self
 
 
@@ -345,27 +348,29 @@ class TrainingSpec(Part):
     def _mistakes(self) -> Iterator[PydanticCustomError]:
         card = self.dataset.card
         if self.task is not None and self.task != card.task:
-            yield field_mistake("task", f"{card.name} is a {card.task}: set that, or leave it out")
+            yield mistakes.field_mistake("task", f"{card.name} is a {card.task}: set that, or leave it out")
         if self.loss == "cross_entropy" and card.task == "regression":
-            yield field_mistake("loss", "a regression has no classes: use mse")
+            yield mistakes.field_mistake("loss", "a regression has no classes: use mse")
         if self.regularization.label_smoothing and self.loss_name != "cross_entropy":
-            yield field_mistake("regularization/label_smoothing", "needs cross_entropy: set it to 0")
+            yield mistakes.field_mistake("regularization/label_smoothing", "needs cross_entropy: set it to 0")
         if self.epochs is not None and self.steps is not None:
-            yield field_mistake("steps", "epochs is set too: give one and set the other to null")
+            yield mistakes.field_mistake("steps", "epochs is set too: give one and set the other to null")
         if self.batch_size != "full" and self.batch_size > self.dataset.train_examples:
-            yield field_mistake(
+            yield mistakes.field_mistake(
                 "batch_size",
                 f"{self.batch_size:,} is over the {self.dataset.train_examples:,} training examples: "
                 'make it smaller, or "full"',
             )
         if self.network.input_normalization == "symmetric" and card.task == "regression":
-            yield field_mistake("network/input_normalization", "symmetric is for pixels: use standardize")
+            yield mistakes.field_mistake(
+                "network/input_normalization", "symmetric is for pixels: use standardize"
+            )
         if self.plan.steps > MAX_STEPS:
-            yield field_mistake(
+            yield mistakes.field_mistake(
                 "epochs", f"that is {self.plan.steps:,} steps, over the limit of {MAX_STEPS:,}: ask for fewer"
             )
         if isinstance(self.schedule, Warmup) and self.schedule.warmup_steps > self.plan.steps:
-            yield field_mistake(
+            yield mistakes.field_mistake(
                 "schedule/warmup_steps", f"the run has only {self.plan.steps:,} steps: warm up for fewer"
             )
         if self.early_stopping is not None:
@@ -373,17 +378,19 @@ class TrainingSpec(Part):
 
     def _early_stopping_mistakes(self, stopping: EarlyStopping) -> Iterator[PydanticCustomError]:
         if self.dataset.validation == 0:
-            yield field_mistake(
+            yield mistakes.field_mistake(
                 "early_stopping/monitor",
                 "there is no held-out data to watch: set dataset.validation, such as 10000",
             )
         if self.evaluation.every_seconds is not None:
-            yield field_mistake(
+            yield mistakes.field_mistake(
                 "evaluation/every_seconds",
                 "early stopping by the clock cannot be repeated: use every_steps or every_epochs",
             )
         if self.task_name == "regression" and stopping.monitor == "validation_accuracy":
-            yield field_mistake("early_stopping/monitor", "a regression has no accuracy: use validation_loss")
+            yield mistakes.field_mistake(
+                "early_stopping/monitor", "a regression has no accuracy: use validation_loss"
+            )
 
     @property
     def task_name(self) -> Task:
@@ -448,11 +455,6 @@ class Plan:
         return self.epoch_of(self.steps)
 
 
-def field_mistake(path: str, detail: str) -> PydanticCustomError:
-    """A mistake that spans fields; `path` leads from the model that checks to the field to change."""
-    return PydanticCustomError("mistake", "{detail}", {"detail": detail, "path": path})
-
-
 def parse(payload: object, *, max_parameters: int) -> TrainingSpec:
     """A spec from decoded JSON. Raises Invalid with a JSON pointer and a remedy for each mistake,
     also when the network has more than `max_parameters` parameters."""
@@ -462,7 +464,7 @@ def parse(payload: object, *, max_parameters: int) -> TrainingSpec:
         raise Invalid(
             "the training spec has mistakes; each is listed with its field",
             code="invalid_spec",
-            errors=pointed(error),
+            errors=mistakes.pointed(error),
         ) from None
     if spec.parameter_count > max_parameters:
         detail = (
@@ -475,38 +477,3 @@ def parse(payload: object, *, max_parameters: int) -> TrainingSpec:
             errors=[FieldError("#/network/hidden_widths", detail)],
         )
     return spec
-
-
-def pointed(error: ValidationError) -> list[FieldError]:
-    """The mistakes of a validation, each as a JSON pointer into the payload and a sentence."""
-    found = (_pointed_one(item) for item in error.errors(include_url=False, include_input=False))
-    return list(dict.fromkeys(found))  # each member of a union has its say, here in the same words
-
-
-_TAGS_OF = {
-    "optimizer": ("sgd", "adam", "amsgrad", "adamw"),
-    "schedule": ("constant", "step", "exponential", "cosine", "one_cycle"),
-}
-
-
-def _pointed_one(item: Mapping[str, Any]) -> FieldError:
-    location = [str(part) for part in item["loc"]]
-    if len(location) > 1 and location[1] in _TAGS_OF.get(location[0], ()):
-        del location[1]  # pydantic puts the chosen member of a union into the path
-    extra = item.get("ctx", {}).get("path") if item["type"] == "mistake" else None
-    parts = location + (extra.split("/") if extra else [])
-    message = item["msg"]
-    if location[:1] == ["batch_size"]:
-        parts, message = location[:1], 'give a whole number from 1 to 10,000,000, or "full"'
-    if item["type"] in ("model_type", "model_attributes_type"):
-        message = "must be an object"
-    if item["type"] == "extra_forbidden":
-        message = "there is no such field: remove it, or see the spec reference for its name"
-    if item["type"].startswith("union_tag"):
-        parts = [*parts, "name"]
-        choices = ", ".join(sorted(_TAGS_OF[parts[0]]))
-        message = f"is missing or unknown: give one of {choices}"
-    if parts[:1] == ["augmentation"]:
-        message = "augmentation is not built yet: leave it out or set it to null"
-    pointer = "#" + "".join("/" + part.replace("~", "~0").replace("/", "~1") for part in parts)
-    return FieldError(pointer, message)

@@ -8,7 +8,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 from service import presets
 from service import spec as specs
 from service.errors import FieldError, Invalid, NotFound
-from service.spec import field_mistake
+from service.mistakes import field_mistake, pointed
 
 DEFAULT_PRIORITY = 5
 MAX_METADATA_BYTES = 16 * 1024
@@ -84,9 +84,7 @@ def validated(kind: type[M], payload: object) -> M:
     try:
         return kind.model_validate(payload)
     except ValidationError as error:
-        raise Invalid(
-            "the body has mistakes; each is listed with its field", errors=specs.pointed(error)
-        ) from None
+        raise Invalid("the body has mistakes; each is listed with its field", errors=pointed(error)) from None
 
 
 def _preset(name: str) -> dict[str, Any]:
