@@ -72,7 +72,7 @@ class Supervisor:
             raise SupervisorError(
                 f"another `numeral up` runs on {settings.home}: stop it, or set NUMERAL_HOME to another folder"
             ) from None
-        with _interrupted_by_sigterm():
+        with _interruptible():
             try:
                 _require_free(settings.host, settings.port)
                 self._migrate()
@@ -203,9 +203,10 @@ def _handled(handler: Callable[[int, FrameType | None], None], *numbers: signal.
             signal.signal(number, earlier)
 
 
-def _interrupted_by_sigterm() -> AbstractContextManager[None]:
-    """SIGTERM as Ctrl-C: it too ends what has been started, however far that is."""
-    return _handled(signal.default_int_handler, signal.SIGTERM)
+def _interruptible() -> AbstractContextManager[None]:
+    """SIGTERM as Ctrl-C: it too ends what has been started, however far that is. Ctrl-C also where a shell
+    has started us in the background, with SIGINT ignored."""
+    return _handled(signal.default_int_handler, signal.SIGTERM, signal.SIGINT)
 
 
 def _undisturbed() -> AbstractContextManager[None]:

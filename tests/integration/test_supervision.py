@@ -70,6 +70,7 @@ def test_an_interrupt_while_starting_stops_what_has_started(tmp_path: Path, numb
         "import signal, subprocess, sys, time\n"
         "from service import lifeline, settings\n"
         "from service.supervisor import Supervisor\n"
+        "signal.signal(signal.SIGINT, signal.SIG_IGN)  # as a shell starts what is to run in the background\n"
         "stubborn = 'import signal, time; signal.signal(signal.SIGTERM, lambda *_: (time.sleep(1), exit())); "
         'print("up", flush=True); time.sleep(600)\'\n'
         "class Patient(Supervisor):\n"
