@@ -66,7 +66,7 @@ def heartbeat(db: Database, attempt: Attempt, *, lease_seconds: float) -> State:
     with db.write(durable=False) as connection:
         row = change(connection, attempt.holds, {"lease_until": now() + lease_seconds})
         if row is None:
-            raise _lost(attempt)
+            raise lost(attempt)
         return row.state  # type: ignore[no-any-return]
 
 
@@ -75,7 +75,7 @@ def state(db: Database, attempt: Attempt) -> State:
     with db.read() as connection:
         found = connection.execute(select(job.c.state).where(attempt.holds)).scalar_one_or_none()
     if found is None:
-        raise _lost(attempt)
+        raise lost(attempt)
     return found  # type: ignore[no-any-return]
 
 
@@ -98,14 +98,14 @@ def write_progress(
         if points:
             held = connection.execute(select(job.c.metrics).where(attempt.holds).with_for_update()).first()
             if held is None:  # before the points: the job that they belong to may be gone
-                raise _lost(attempt)
+                raise lost(attempt)
             new = _insert_points(connection, attempt, points)
             told = [figure for figure in figures if figure["step"] in new]
             tellings[:0] = [("metric", figure) for figure in told]
             values["metrics"] = _merged(held.metrics, told)
         row = change(connection, attempt.holds, values, *tellings)
         if row is None:
-            raise _lost(attempt)
+            raise lost(attempt)
         return row.state  # type: ignore[no-any-return]
 
 
@@ -138,7 +138,7 @@ def tell(db: Database, attempt: Attempt, *tellings: Telling, values: Mapping[str
     """Store events of the attempt, and columns that go with them. Raises JobLost."""
     with db.write() as connection:
         if change(connection, attempt.holds, values or {}, *tellings) is None:
-            raise _lost(attempt)
+            raise lost(attempt)
 
 
 def fail(db: Database, attempt: Attempt, *, code: str, detail: str, runtime: float) -> None:
@@ -170,7 +170,7 @@ def _end(
             ("end", told),
         )
         if row is None:
-            raise _lost(attempt)
+            raise lost(attempt)
 
 
 def paused(db: Database, attempt: Attempt, *, runtime: float) -> bool:
@@ -192,7 +192,7 @@ def release(db: Database, attempt: Attempt, *, runtime: float) -> Job:
     with db.write() as connection:
         job_now = _give_up(connection, attempt.holds, _let_go(runtime), crashed=0, reason="worker_left")
         if job_now is None:
-            raise _lost(attempt)
+            raise lost(attempt)
         return job_now
 
 
@@ -254,14 +254,6 @@ def _let_go(runtime: float) -> dict[str, Any]:
     }
 
 
-def of_worker(db: Database, name: str) -> Attempt | None:
-    """What the worker of that name holds."""
-    with db.read() as connection:
-        row = connection.execute(
-            select(job.c.id, job.c.attempt).where(job.c.worker == name, job.c.state.in_(ACTIVE))
-        ).first()
-    return None if row is None else Attempt(row.id, row.attempt)
-
-
-def _lost(attempt: Attempt) -> JobLost:
+def lost(attempt: Attempt) -> JobLost:
+    """What a write of a stale attempt raises."""
     return JobLost(f"attempt {attempt.number} does not hold {attempt.job_id} any more")

@@ -13,11 +13,10 @@ from sqlalchemy import Connection, Select, func, insert, select, update
 
 from service.errors import NotFound, Unavailable
 from service.store import tables
-from service.store.attempts import Attempt
+from service.store.attempts import Attempt, lost
 from service.store.database import Database, now
 from service.store.events import change
 from service.store.identifiers import new_id
-from service.store.jobs import JobLost
 from service.store.tables import checkpoint, job
 
 CHUNK_BYTES = 1024**2
@@ -99,7 +98,7 @@ def save(
     with db.write() as connection:
         row = change(connection, attempt.holds, {"last_progress_at": now()}, ("checkpoint", told))
         if row is None:
-            raise JobLost(f"attempt {attempt.number} does not hold {attempt.job_id} any more")
+            raise lost(attempt)
         _require_pieces(connection, {weights_blob: weights, state_blob: state})
         return _of(connection.execute(insert(checkpoint).values(values).returning(*checkpoint.c)).one())
 

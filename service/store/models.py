@@ -13,12 +13,11 @@ from sqlalchemy import Connection, Select, func, insert, select, update
 from service.errors import Conflict, Invalid, NotFound
 from service.spec import TrainingSpec
 from service.store import tables
-from service.store.attempts import Attempt
+from service.store.attempts import Attempt, lost
 from service.store.checkpoints import Checkpoint
 from service.store.database import Database, insert_new, now
 from service.store.events import change
 from service.store.identifiers import new_id
-from service.store.jobs import JobLost
 from service.store.tables import alias, alias_history, job, model
 
 LATEST = "latest"
@@ -90,7 +89,7 @@ def finish(
         if row is None:
             still_held = connection.execute(select(job.c.id).where(attempt.holds)).first()
             if still_held is None:
-                raise JobLost(f"attempt {attempt.number} does not hold {attempt.job_id} any more")
+                raise lost(attempt)
             return None
         values = {
             "id": identifier,
