@@ -64,7 +64,8 @@ def _values(item: dict[str, Any]) -> str:
         return f"`{item['const']}`"
     kind = item.get("type", "")
     if kind == "array":
-        return f"list of {_values(item['items'])}"
+        inner = item["prefixItems"] if "prefixItems" in item else [item["items"]]
+        return f"list of {', '.join(_values(one) for one in inner)}"
     low = item.get("minimum", item.get("exclusiveMinimum"))
     high = item.get("maximum", item.get("exclusiveMaximum"))
     bounds = ""

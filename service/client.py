@@ -48,6 +48,7 @@ class Job(View):
     model_id: str | None = None
     weights_sha256: str | None = None
     dataset_sha256: str | None = None
+    code_version: str | None = None
     error: dict[str, Any] | None = None
     created_at: str
     started_at: str | None = None
@@ -149,6 +150,51 @@ class Client:
         ]
         return Answer.model_validate(self.call("POST", _path("models", model, "predict"), files=files))
 
+    def compare(self, job_ids: Sequence[str]) -> dict[str, Any]:
+        """Finished jobs side by side: their series, where their specs differ, and for each two that classify
+        McNemar's test. Raises ApiError."""
+        return dict(self.call("GET", "/v1/compare", params={"jobs": ",".join(job_ids)}))
+
+    def preview(
+        self,
+        augmentation: Mapping[str, Any],
+        *,
+        dataset: str = "mnist",
+        seed: int = 0,
+        count: int | None = None,
+        variants: int | None = None,
+        progress: float | None = None,
+        format: str = "png",  # noqa: A002
+    ) -> bytes:
+        """A picture (png, svg, csv) of `count` training images above, and `variants` of each, deformed by the
+        block of a spec, below; at a share `progress` of the run. Raises ApiError."""
+        fields = {
+            "augmentation": augmentation,
+            "dataset": dataset,
+            "seed": seed,
+            "count": count,
+            "variants": variants,
+            "progress": progress,
+            "format": format,
+        }
+        return self.fetch("POST", "/v1/augmentations/preview", json=_given(fields))
+
+    def datasets(self) -> list[dict[str, Any]]:
+        """The datasets that a spec may name."""
+        return list(self.call("GET", "/v1/datasets")["data"])
+
+    def samples(
+        self,
+        name: str,
+        *,
+        seed: int = 0,
+        count: int | None = None,
+        format: str = "png",  # noqa: A002
+    ) -> bytes:
+        """A picture (png, svg, csv) of some examples of a dataset. Raises ApiError."""
+        params = _given({"seed": seed, "count": count})
+        return self.fetch("GET", _path("datasets", name, f"samples.{format}"), params=params)
+
     def presets(self) -> list[dict[str, Any]]:
         """The experiments that the server knows by name."""
         return list(self.call("GET", "/v1/presets")["data"])
@@ -160,6 +206,14 @@ class Client:
     def call(self, method: str, path: str, **options: Any) -> Any:
         """One request; returns the decoded answer. Raises ApiError, or Unreachable when nothing answers
         within `patience` seconds."""
+        response = self._answered(method, path, **options)
+        return response.json() if response.content else None
+
+    def fetch(self, method: str, path: str, **options: Any) -> bytes:
+        """One request whose answer is a file. Raises as `call` does."""
+        return self._answered(method, path, **options).content
+
+    def _answered(self, method: str, path: str, **options: Any) -> httpx.Response:
         deadline = time.monotonic() + self._patience
         while True:
             try:
@@ -174,7 +228,7 @@ class Client:
                 if time.monotonic() + wait < deadline:
                     time.sleep(wait)
                     continue
-            return _decoded(response)
+            return _accepted(response)
 
     def stream(self, path: str, headers: Mapping[str, str]) -> Iterator[str]:
         """The lines of an answer as they come. Raises ApiError, and httpx.TransportError when it breaks."""
@@ -182,7 +236,7 @@ class Client:
         with self._http.stream("GET", path, headers=dict(headers), timeout=timeout) as response:
             if response.is_error:
                 response.read()
-                _decoded(response)
+                _accepted(response)
             yield from response.iter_lines()
 
 
@@ -199,12 +253,18 @@ class Jobs:
         preset: str | None = None,
         metadata: Mapping[str, Any] | None = None,
         priority: int | None = None,
+        reuse: bool = False,
         idempotency_key: str | None = None,
     ) -> Job:
-        """Submit a job: a spec, a preset, or a preset with a spec laid over it. Raises ApiError."""
-        key = idempotency_key or str(uuid.uuid4())
-        body = _envelope(spec, preset, metadata, priority)
-        answer = self._client.call("POST", "/v1/jobs", json=body, headers={"Idempotency-Key": key})
+        """Submit a job: a spec, a preset, or a preset with a spec laid over it. With `reuse`, a job that has
+        succeeded with just this spec, data and code is returned instead, if there is one. Raises ApiError."""
+        answer = self._client.call(
+            "POST",
+            "/v1/jobs",
+            params={"reuse": True} if reuse else None,
+            json=_envelope(spec, preset, metadata, priority),
+            headers={"Idempotency-Key": idempotency_key or str(uuid.uuid4())},
+        )
         return Job.model_validate(answer)
 
     def dry_run(
@@ -214,10 +274,13 @@ class Jobs:
         preset: str | None = None,
         metadata: Mapping[str, Any] | None = None,
         priority: int | None = None,
+        reuse: bool = False,
     ) -> dict[str, Any]:
-        """What a job would come to: parameters, memory, steps, time, place in the queue."""
+        """What a job would come to: parameters, memory, steps, time, place in the queue; with `reuse` also
+        which job would be returned instead."""
+        params = {"dry_run": True} | ({"reuse": True} if reuse else {})
         body = _envelope(spec, preset, metadata, priority)
-        return dict(self._client.call("POST", "/v1/jobs", params={"dry_run": True}, json=body))
+        return dict(self._client.call("POST", "/v1/jobs", params=params, json=body))
 
     def get(self, job_id: str) -> Job:
         return Job.model_validate(self._client.call("GET", _path("jobs", job_id)))
@@ -227,6 +290,41 @@ class Jobs:
         params: dict[str, Any] = {"limit": limit} | ({"state": state} if state else {})
         answer = self._client.call("GET", "/v1/jobs", params=params)
         return [Job.model_validate(item) for item in answer["data"]]
+
+    def report(self, job_id: str) -> dict[str, Any]:
+        """How good a finished job is."""
+        return dict(self._client.call("GET", _path("jobs", job_id, "report")))
+
+    def misclassified(
+        self,
+        job_id: str,
+        *,
+        true: int | None = None,
+        predicted: int | None = None,
+        limit: int = 20,
+        after: str | None = None,
+    ) -> dict[str, Any]:
+        """A page of the test images that it reads wrong, by loss, the largest first: `data`, `total`, and
+        `next`, which goes into `after`."""
+        params = _given({"true": true, "predicted": predicted, "limit": limit, "after": after})
+        return dict(self._client.call("GET", _path("jobs", job_id, "misclassified"), params=params))
+
+    def curves(self, job_id: str) -> dict[str, Any]:
+        """What a regression predicted over its test grid, each time figures were taken."""
+        return dict(self._client.call("GET", _path("jobs", job_id, "curves")))
+
+    def plot(
+        self,
+        job_id: str,
+        name: str,
+        options: Mapping[str, Any] | None = None,
+        *,
+        format: str = "png",  # noqa: A002
+    ) -> bytes:
+        """A picture of the job as `png` or `svg`, or its numbers as `csv`; `options` are those of the picture,
+        such as `true` and `predicted` of `misclassified`."""
+        path = _path("jobs", job_id, "plots", f"{name}.{format}")
+        return self._client.fetch("GET", path, params=dict(options or {}))
 
     def cancel(self, job_id: str) -> Job:
         return self._act(job_id, "cancel")
@@ -311,13 +409,17 @@ def _envelope(
     metadata: Mapping[str, Any] | None,
     priority: int | None,
 ) -> dict[str, Any]:
-    fields = {"preset": preset, "spec": spec, "metadata": metadata, "priority": priority}
+    return _given({"preset": preset, "spec": spec, "metadata": metadata, "priority": priority})
+
+
+def _given(fields: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in fields.items() if value is not None}
 
 
-def _decoded(response: httpx.Response) -> Any:
+def _accepted(response: httpx.Response) -> httpx.Response:
+    """The answer. Raises ApiError if it is a refusal."""
     if response.is_success:
-        return response.json() if response.content else None
+        return response
     try:
         problem = response.json()
     except ValueError:

@@ -27,23 +27,29 @@ def mean_loss(logits: Tensor, targets: Tensor, loss: LossName, label_smoothing: 
 
 
 @torch.no_grad()
+def outputs(network: MultiLayerPerceptron, inputs: Tensor) -> Tensor:
+    """(n, outputs) float32: logits, or a regression's predictions, without dropout. `inputs` (n, inputs) as
+    `network.normalize` makes them, on the network's device. The network's training mode is as before
+    afterwards."""
+    was_training = network.training
+    network.eval()
+    chunk = CHUNK.get(inputs.device.type, CHUNK["cpu"])
+    found = torch.empty(len(inputs), network.spec.layer_widths[-1], device=inputs.device)
+    for start in range(0, len(inputs), chunk):
+        found[start : start + chunk] = network.logits(inputs[start : start + chunk])
+    network.train(was_training)
+    return found
+
+
+@torch.no_grad()
 def evaluate(
     network: MultiLayerPerceptron, inputs: Tensor, targets: Tensor, loss: LossName
 ) -> dict[str, float]:
     """`loss` and, for class labels, `accuracy` (a share) in float32 and without dropout or label
-    smoothing. `inputs` (n, inputs) as `network.normalize` makes them, n > 0, on the network's device;
-    targets as `mean_loss` has them. The network's training mode is as before afterwards."""
-    was_training = network.training
-    network.eval()
-    chunk = CHUNK.get(inputs.device.type, CHUNK["cpu"])
-    classes = not targets.is_floating_point()
-    sums = torch.zeros(2, dtype=torch.float64, device=inputs.device)
-    for start in range(0, len(inputs), chunk):
-        wanted = targets[start : start + chunk]
-        logits = network.logits(inputs[start : start + chunk])
-        sums[0] += mean_loss(logits, wanted, loss).double() * len(wanted)
-        if classes:
-            sums[1] += (logits.argmax(1) == wanted).sum()
-    network.train(was_training)
-    total, correct = (sums / len(inputs)).tolist()
-    return {"loss": total, "accuracy": correct} if classes else {"loss": total}
+    smoothing. `inputs` and the network as `outputs` has them, n > 0; targets as `mean_loss` has them."""
+    logits = outputs(network, inputs)
+    value = mean_loss(logits, targets, loss).item()
+    if targets.is_floating_point():
+        return {"loss": value}
+    correct = (logits.argmax(1) == targets).sum().item()
+    return {"loss": value, "accuracy": correct / len(targets)}

@@ -32,6 +32,8 @@ def _pointed_one(item: Mapping[str, Any]) -> FieldError:
     if len(location) > 1 and location[1] in _TAGS_OF.get(location[0], ()):
         del location[1]
     extra = item.get("ctx", {}).get("path") if item["type"] == "mistake" else None
+    if location[-1:] == ["[key]"]:
+        del location[-1]
     parts = location + (extra.split("/") if extra else [])
     message = item["msg"]
     if location[:1] == ["batch_size"]:
@@ -44,7 +46,5 @@ def _pointed_one(item: Mapping[str, Any]) -> FieldError:
         parts = [*parts, "name"]
         choices = ", ".join(sorted(_TAGS_OF[parts[0]]))
         message = f"is missing or unknown: give one of {choices}"
-    if parts[:1] == ["augmentation"]:
-        message = "augmentation is not built yet: leave it out or set it to null"
     pointer = "#" + "".join("/" + part.replace("~", "~0").replace("/", "~1") for part in parts)
     return FieldError(pointer, message)

@@ -1,6 +1,5 @@
 """Spec -> network: a multi-layer perceptron in torch, its initialisers, and its way back from a checkpoint."""
 
-import hashlib
 from collections.abc import Callable
 from itertools import pairwise
 from typing import Any
@@ -13,19 +12,11 @@ from torch.nn import functional
 
 from service import checkpoints
 from service.checkpoints import Arrays
+from service.seeds import derived_seed
 from service.spec import Activation, NetworkSpec, TrainingSpec
 
 STANDARDIZE_EPSILON = 1e-5  # Flux.normalise's
 DEFAULT_SCALE = 0.05  # of `uniform` and `normal`
-
-
-def derived_seed(seed: int, purpose: str, counter: int = 0) -> int:
-    """A seed in [0, 2^63) for one draw: a pure function of the run's seed, what is drawn, and which time.
-
-    Hashed rather than added, since torch's CPU generator looks at the low 32 bits of a seed only and
-    neighbouring runs must not share streams."""
-    text = f"{seed}/{purpose}/{counter}".encode()
-    return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "little") >> 1
 
 
 class InputNormalization(nn.Module):

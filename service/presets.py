@@ -10,25 +10,30 @@ from service.spec import TrainingSpec
 
 @dataclass(frozen=True)
 class Preset:
-    """A named spec. `published` holds the lecture's figures by metric name (accuracies as fractions)."""
+    """A named spec. `published` holds the lecture's figures, or the paper's, by metric name (accuracies as
+    fractions), and `faithful` the range in which a faithful run ends."""
 
     name: str
     title: str
     section: str  # of the lecture notes
     spec: TrainingSpec
     published: Mapping[str, float] = field(default_factory=dict)
+    faithful: Mapping[str, tuple[float, float]] = field(default_factory=dict)
 
 
 def _spec(**fields: Any) -> TrainingSpec:
     return TrainingSpec.model_validate(fields)
 
 
+# One draw of ten whose losses end near the lecture's: the noise that happens to be drawn has a variance of its
+# own, from 0.233 to 0.265, and no network does much better than that.
 _REGRESSION: dict[str, Any] = {
-    "dataset": {"name": "simulated", "examples": 1000, "noise": 0.5},
-    "optimizer": {"name": "amsgrad"},
+    "dataset": {"name": "simulated", "examples": 1000, "noise": 0.5, "draw_seed": 2},
+    "optimizer": {"name": "amsgrad", "bias_correction": False},
     "batch_size": "full",
     "steps": 2000,
-    "evaluation": {"every_steps": 200, "initial": True},
+    "evaluation": {"every_steps": 200, "initial": True, "first_step": True},
+    "seed": 2,
 }
 _SINGLE_LAYER: dict[str, Any] = {
     "network": {"hidden_widths": [32]},
@@ -36,31 +41,45 @@ _SINGLE_LAYER: dict[str, Any] = {
     "batch_size": "full",
     "checkpoints": {"every_epochs": None, "every_steps": 100},
 }
+_CIRESAN_WIDTHS = [2500, 2000, 1500, 1000, 500]
+_DEEP: dict[str, Any] = {
+    "network": {"hidden_widths": _CIRESAN_WIDTHS},
+    "optimizer": {"name": "adam"},
+    "batch_size": 10_000,
+    "passes_per_epoch": 10,
+    "evaluation": {"every_epochs": 1, "initial": True},
+    "checkpoints": {"keep": "all"},
+}
+_EIGHTH_TURN = 22.5  # pi/8 in degrees
 
 PRESETS: dict[str, Preset] = {
     preset.name: preset
     for preset in (
         Preset(
             "simulated-wide",
-            "One hidden layer of 15 on simulated data (46 parameters)",
+            "One hidden layer of 15 on simulated data",
             "First Example",
             _spec(**_REGRESSION, network={"hidden_widths": [15], "activation": "leaky_relu"}),
             {"train_loss": 0.25166646},
+            {"mse_to_realised_variance": (0.95, 1.1)},
         ),
         Preset(
             "simulated-deep",
-            "Three hidden layers of 3 on simulated data (34 parameters)",
+            "Three hidden layers of 3 on simulated data",
             "First Example",
             _spec(**_REGRESSION, network={"hidden_widths": [3, 3, 3], "activation": "leaky_relu"}),
             {"train_loss": 0.25371048},
+            {"mse_to_realised_variance": (0.95, 1.1)},
         ),
         Preset(
             "slp-200",
             "784-32-10, full batch, Adam, 200 iterations",
             "Single Layer Classification",
-            # one of ten seeds, as the lecture shows one run: over seeds 0 to 7 the mean is 92.3 % +- 0.4
+            # the lecture shows one run, and this seed's is the nearest to it: over seeds 0 to 7 the mean is
+            # 92.3 % +- 0.4
             _spec(**_SINGLE_LAYER, steps=200, evaluation={"every_steps": 5, "initial": True}, seed=6),
             {"train_accuracy": 0.915, "test_accuracy": 0.9239},
+            {"train_accuracy": (0.90, 0.93), "test_accuracy": (0.915, 0.935)},
         ),
         Preset(
             "slp-8200",
@@ -68,20 +87,85 @@ PRESETS: dict[str, Preset] = {
             "Single Layer Classification",
             _spec(**_SINGLE_LAYER, steps=8200, evaluation={"every_steps": 100, "initial": True}),
             {"train_accuracy": 1.0, "test_accuracy": 0.9621},
+            {"train_accuracy": (0.9995, 1.0), "test_accuracy": (0.957, 0.967)},
+        ),
+        Preset(
+            "slp-early-stopping",
+            "slp-8200 stopped when held-out loss rises (Landweber regularisation)",
+            "Single Layer Classification",
+            _spec(
+                **_SINGLE_LAYER,
+                steps=8200,
+                dataset={"validation": 10_000},
+                evaluation={"every_steps": 20, "initial": True},
+                early_stopping={"monitor": "validation_loss", "patience": 10},
+            ),
+            {},
+            {"test_accuracy": (0.955, 0.972)},
         ),
         Preset(
             "cmgsnet",
             "Ciresan's widths with relu, 12 million parameters, ten passes an epoch",
             "Deep Classification",
+            _spec(**_DEEP, epochs=15),
+            {"test_accuracy": 0.9842, "test_errors": 158, "best_test_accuracy": 0.9844},
+            {"test_accuracy": (0.982, 0.987)},
+        ),
+        Preset(
+            "cmgsnet-rotated",
+            "cmgsnet on images turned by up to 22.5 degrees, anew at each pass, by interpolation",
+            "Data Augmentation",
+            # at the lecture's constant rate the last five epochs lie anywhere from 98.5 to 98.8 %, and where one
+            # stops is luck; a rate that falls to zero ends where it has arrived
+            _spec(**_DEEP, epochs=10, schedule={"name": "cosine"}, augmentation={"rotation": _EIGHTH_TURN}),
+            {"test_accuracy": 0.9858, "test_errors": 142, "best_test_accuracy": 0.9878},
+            {"test_accuracy": (0.987, 0.992)},
+        ),
+        Preset(
+            "cmgsnet-rotated-lecture",
+            "cmgsnet on the lecture's rotated images: ten copies each, drawn once, with holes",
+            "Data Augmentation",
             _spec(
-                network={"hidden_widths": [2500, 2000, 1500, 1000, 500]},
-                batch_size=10_000,
-                epochs=15,
-                passes_per_epoch=10,
-                evaluation={"every_epochs": 1, "initial": True},
-                checkpoints={"keep": "all"},
+                **_DEEP,
+                epochs=10,
+                augmentation={"rotation": _EIGHTH_TURN, "copies": 10, "resampling": "forward_nearest"},
             ),
-            {"test_accuracy": 0.9842},
+            {"test_accuracy": 0.9858, "test_errors": 142, "best_test_accuracy": 0.9878},
+            {"test_accuracy": (0.984, 0.989)},
+        ),
+        Preset(
+            "ciresan-2010",
+            "The net and recipe of Ciresan et al. (2010): every image deformed afresh in each epoch",
+            "Deep Classification",
+            _spec(
+                network={
+                    "hidden_widths": _CIRESAN_WIDTHS,
+                    "activation": "scaled_tanh",
+                    "initializer": "uniform",
+                    "initializer_scale": 0.05,
+                    "input_normalization": "symmetric",
+                },
+                # the paper's 1e-3 is of one image a step; a mean over a batch needs the batch's multiple,
+                # which from these first weights diverges at 0.05
+                optimizer={"name": "sgd", "learning_rate": 0.02},
+                schedule={"name": "exponential", "final_fraction": 0.001},
+                batch_size=20,
+                epochs=500,
+                augmentation={
+                    "rotation": 15.0,
+                    "shear": 15.0,
+                    "rotation_or_shear": True,
+                    "scale": 0.175,
+                    "elastic": 1.15,
+                    "elastic_sigma": 5.5,
+                    "classes": {
+                        "1": {"rotation": 7.5, "shear": 7.5},
+                        "7": {"rotation": 7.5, "shear": 7.5},
+                    },
+                },
+            ),
+            {"test_accuracy": 0.9965, "test_errors": 35},
+            {"test_accuracy": (0.995, 0.998)},
         ),
     )
 }

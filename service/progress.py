@@ -44,8 +44,10 @@ class _Shown:
             if tenth > self._tenth:
                 self._tenth = tenth
                 self._line(f"step {data['step']:,}/{data['steps']:,}  {figures}")
-        elif event.type in ("log", "warning") and "message" in data:
+        elif event.type == "log" and "message" in data:
             self._line(str(data["message"]))
+        elif event.type == "warning":
+            self._print(f"warning: {data.get('message') or data.get('detail') or data.get('code')}")
 
     def _figures(self, event: Event) -> str:
         data = event.data
@@ -58,4 +60,8 @@ class _Shown:
 
     def _line(self, text: str) -> None:
         if self._bar.disable:
-            self._console.print(text, highlight=False, markup=False)
+            self._print(text)
+
+    def _print(self, text: str) -> None:
+        """A line that stays: above the bar, where there is one."""
+        self._console.print(text, highlight=False, markup=False)

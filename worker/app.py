@@ -28,6 +28,7 @@ from service.store import attempts, jobs, workers
 from service.store.attempts import Attempt
 from service.store.database import Database
 from service.store.jobs import Job
+from service.versions import code_version
 from worker import device
 from worker.lease import Heartbeat
 from worker.leaving import Leaving
@@ -52,6 +53,7 @@ class Worker:
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
+        code_version()  # of the sources as they have just been loaded: what every child then runs
         self._gpus = _gpus(settings)
         self._queues = ("gpu", "cpu") if self._gpus else ("cpu",)
         self._size = self._gpus or settings.workers
@@ -61,9 +63,10 @@ class Worker:
         self._process: Process | None = None  # of a child, after the fork
 
     def run(self) -> None:
-        # what torch imports at its first step, some seconds' worth: once here, then every child, also one that
-        # takes a dead one's place, has it from the fork
-        importlib.import_module("torch._dynamo")
+        # what torch imports at its first step, and a job's report at its end, some seconds' worth: once here,
+        # then every child, also one that takes a dead one's place, has it from the fork
+        for module in ("torch._dynamo", "torchmetrics.functional"):
+            importlib.import_module(module)
         # it warns root of pickled messages; ours are JSON, and nothing else is accepted
         warnings.filterwarnings("ignore", category=SecurityWarning)
         set_start_method("fork", force=True)  # a fresh interpreter, macOS's default, would know none of this

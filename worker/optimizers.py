@@ -23,7 +23,8 @@ def learning_rate_at(spec: TrainingSpec, step: int) -> float:
 
     - constant: r.
     - step: r factor^floor(f / every_epochs), with f the epoch boundaries since the warm-up ended.
-    - exponential: max(floor, r factor^f), never above r; it changes at epoch boundaries only.
+    - exponential: max(floor, r factor^f), never above r; it changes at epoch boundaries only. With F the
+      last epoch's f, factor = final_fraction^(1 / F) where that is given.
     - cosine: r (q + (1 - q) (1 + cos(pi p)) / 2), q = final_fraction, p = (t - 1 - W) / (T - 1 - W), so
       that the last step has q r (Loshchilov and Hutter 2017, eq. 5).
     - one_cycle: with k = t - 1 and the peak at m = rise_fraction T - 1, half a cosine from
@@ -43,8 +44,15 @@ def learning_rate_at(spec: TrainingSpec, step: int) -> float:
     if isinstance(schedule, specs.StepDecay):
         return float(base * schedule.factor ** (falls // schedule.every_epochs))
     if isinstance(schedule, specs.Exponential):
-        return float(min(base, max(schedule.floor, base * schedule.factor**falls)))
+        return float(min(base, max(schedule.floor, base * _factor(schedule, spec) ** falls)))
     return base
+
+
+def _factor(schedule: specs.Exponential, spec: TrainingSpec) -> float:
+    if schedule.final_fraction is None:
+        return 0.99 if schedule.factor is None else schedule.factor
+    falls = _boundaries(spec.plan, spec.plan.steps) - _boundaries(spec.plan, schedule.warmup_steps + 1)
+    return float(schedule.final_fraction ** (1 / max(1, falls)))
 
 
 def _boundaries(plan: Plan, step: int) -> int:
@@ -91,6 +99,15 @@ def make(optimizer: specs.Optimizer, parameters: Iterable[Parameter]) -> torch.o
         return torch.optim.AdamW(groups, weight_decay=optimizer.weight_decay, **moments, **kernels)
     amsgrad = isinstance(optimizer, specs.AMSGrad)
     return torch.optim.Adam(every, amsgrad=amsgrad, **moments, **kernels)
+
+
+def undone_correction(optimizer: specs.Optimizer, step: int) -> float:
+    """By what the learning rate of step t = 1, 2, ... is multiplied to take away torch's correction of the
+    two means: (1 - beta1^t) / sqrt(1 - beta2^t) for AMSGrad without it, else 1. Exact but for epsilon, which
+    is left multiplied by sqrt(1 - beta2^t)."""
+    if not isinstance(optimizer, specs.AMSGrad) or optimizer.bias_correction:
+        return 1.0
+    return (1 - optimizer.beta1**step) / math.sqrt(1 - optimizer.beta2**step)
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:

@@ -9,9 +9,12 @@ from dataclasses import dataclass, field
 from importlib.metadata import version
 from typing import Any, TypeVar
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from pydantic import ValidationError
 
+from service import answers
 from service.checkpoints import (
     CorruptCheckpoint,
     Snapshot,
@@ -23,13 +26,16 @@ from service.checkpoints import (
 from service.data import datasets
 from service.data.digits import PREPROCESSING_VERSION
 from service.errors import ServiceError, Unavailable
+from service.report import make as make_report
 from service.settings import Settings
 from service.spec import TrainingSpec
 from service.store import attempts, checkpoints, models
-from service.store.attempts import Attempt, Point
+from service.store.attempts import Attempt, Curve, Point
 from service.store.checkpoints import Checkpoint, Kept
 from service.store.database import Database
 from service.store.jobs import Job, JobLost, State
+from service.store.reports import Draft
+from service.versions import code_version
 from worker.device import Resident, describe, place, resolve, set_threads, threads_for
 from worker.lease import Heartbeat, Lease
 from worker.leaving import Leaving
@@ -39,6 +45,7 @@ POLL_SECONDS = 0.5  # between two looks at whether the job is to stop
 WRITE_SECONDS = 1.0  # between two writes of progress without figures
 FIGURES_SECONDS = 0.2  # and with figures
 POINTS_OF_A_RUN = 1000  # of the series that have a value at every step
+CURVES_OF_A_RUN = 1000  # of a regression: 1.3 kB each
 RETRY_SECONDS = 1.0
 
 log = logging.getLogger(__name__)
@@ -74,6 +81,7 @@ class Process:
             worker=self.name,
             device=self.heartbeat.device,
             lease_seconds=self.settings.lease_seconds,
+            code_version=code_version(),
         )
         if job is None:
             log.info("%s is not queued: nothing to do", job_id)
@@ -161,7 +169,7 @@ class Training:
         for report in fit(self._spec, data, device=device, resume=self._patiently(self._resume)):
             state = self._note(report)
             if report.outcome is not None:
-                self._finish(report, device)
+                self._finish(report, data)
                 return
             if report.checkpoint_due:
                 self._save_if_time(report)
@@ -198,7 +206,7 @@ class Training:
         return None
 
     def _write(self, report: Report) -> State:
-        progress, points, figures = self._record.hand_over(report)
+        progress, points, figures, curves = self._record.hand_over(report)
         return self._patiently(
             lambda: attempts.write_progress(
                 self._db,
@@ -206,6 +214,7 @@ class Training:
                 progress=progress,
                 points=points,
                 figures=figures,
+                curves=curves,
                 dataset_sha256=self._dataset_sha256,
             )
         )
@@ -239,8 +248,9 @@ class Training:
             )
         return False
 
-    def _finish(self, report: Report, device: torch.device) -> None:
-        header = self._save(report, "final")
+    def _finish(self, report: Report, data: Resident) -> None:
+        header, weights = self._store(report, "final")
+        draft = self._evaluated(weights, data)
         model = self._patiently(
             lambda: models.finish(
                 self._db,
@@ -248,8 +258,9 @@ class Training:
                 header,
                 preprocessing=PREPROCESSING_VERSION,
                 dataset_sha256=self._dataset_sha256,
-                provenance=provenance(self._spec, device, report),
+                provenance=provenance(self._spec, data.device, report),
                 runtime=self._runtime,
+                report=draft,
             )
         )
         if model is None:
@@ -257,6 +268,18 @@ class Training:
             return
         log.info("%s succeeded: model version %d", self._job.id, model.version)
         self._prune()
+
+    def _evaluated(self, weights: bytes, data: Resident) -> Draft | None:
+        """The job's report, of the weights that it ends with. Hours of training do not hang on it: the weights
+        are stored, and a job whose report fails has its model without one, with a warning that says so."""
+        try:
+            made = make_report(weights, data.dataset, device=data.device, preset=self._job.preset)
+            return Draft(made.data, None if made.answers is None else answers.encode(made.answers))
+        except Exception as error:
+            log.exception("%s has no report", self._job.id)
+            told = {"code": "report_failed", "detail": f"{type(error).__name__}: {error}"}
+        self._patiently(lambda: attempts.tell(self._db, self._attempt, ("warning", told)))
+        return None
 
     def _cancelled(self) -> None:
         self._patiently(lambda: attempts.cancelled(self._db, self._attempt, runtime=self._runtime))
@@ -275,9 +298,12 @@ class Training:
 
     def _save(self, report: Report, reason: checkpoints.Reason) -> Checkpoint:
         """Store the run as it stands; a step that is stored already is not stored twice."""
-        final = reason == "final"
-        if not final and self._saved is not None and self._saved.step == report.step:
+        if self._saved is not None and self._saved.step == report.step:
             return self._saved
+        return self._store(report, reason)[0]
+
+    def _store(self, report: Report, reason: checkpoints.Reason) -> tuple[Checkpoint, bytes]:
+        """The stored checkpoint, and its weights file."""
         self._write_rest(report)
         snapshot = report.snapshot()
         weights = encode_weights(snapshot, self._spec, preprocessing=PREPROCESSING_VERSION)
@@ -296,7 +322,7 @@ class Training:
             )
         )
         self._saved_at = time.monotonic()
-        return self._saved
+        return self._saved, weights
 
     @property
     def _kept(self) -> Kept:
@@ -324,8 +350,11 @@ class Record:
     def __init__(self, spec: TrainingSpec) -> None:
         self._plan = spec.plan
         self._stride = -(-self._plan.steps // POINTS_OF_A_RUN)
+        self._curve_stride = -(-self._plan.steps // CURVES_OF_A_RUN)
+        self._curve_part: int | None = None  # of the strides, that of the last curve kept
         self._points: list[Point] = []
         self._figures: list[Mapping[str, Any]] = []
+        self._curves: list[Curve] = []
         self._written_at = time.monotonic()
         self._polled_at = time.monotonic()
         self._first: tuple[int, float] | None = None  # step and time at the start of this attempt
@@ -333,11 +362,12 @@ class Record:
 
     @property
     def pending(self) -> bool:
-        """Whether points or figures wait to be written."""
-        return bool(self._points or self._figures)
+        """Whether points, figures or curves wait to be written."""
+        return bool(self._points or self._figures or self._curves)
 
     def take(self, report: Report) -> None:
-        """Keep the report's points: figures always, what has a value at every step thinned evenly."""
+        """Keep the report's points: figures always, what has a value at every step thinned evenly, and curves
+        likewise."""
         if self._first is None:
             self._first = (report.step, time.monotonic())
         if report.step and (report.step % self._stride == 0 or report.step == self._plan.steps):
@@ -350,6 +380,19 @@ class Record:
             self._figures.append(
                 {"step": report.step, "epoch": report.epoch, "metrics": dict(report.metrics)}
             )
+        if report.curve is not None:
+            self._take_curve(report, report.curve)
+
+    def _take_curve(self, report: Report, outputs: NDArray[np.float32]) -> None:
+        """The first of each stride, that after the first step, and the last. An attempt that goes on amid a
+        stride may add one to it."""
+        part = report.step // self._curve_stride
+        if part == self._curve_part and report.step > 1 and report.outcome is None:
+            return
+        self._curve_part = part
+        # of an earlier step that was restored, it may have been passed over
+        step = report.step if report.restored_step is None else report.restored_step
+        self._curves.append(Curve(step, self._plan.epoch_of(step), outputs))
 
     def write_due(self, report: Report) -> bool:
         elapsed = time.monotonic() - self._written_at
@@ -365,16 +408,18 @@ class Record:
         self._polled_at = time.monotonic()
         return True
 
-    def hand_over(self, report: Report) -> tuple[dict[str, Any], list[Point], list[Mapping[str, Any]]]:
-        """Progress, points and figures to write now."""
-        points, figures = self._points, self._figures
+    def hand_over(
+        self, report: Report
+    ) -> tuple[dict[str, Any], list[Point], list[Mapping[str, Any]], list[Curve]]:
+        """Progress, points, figures and curves to write now."""
+        points, figures, curves = self._points, self._figures, self._curves
         if report.step == 1 and not figures and report.outcome is None and not self._opened:
             self._opened = True
             points = []  # the first word, that it trains, is the shortest: they come with the next
         else:
-            self._points, self._figures = [], []
+            self._points, self._figures, self._curves = [], [], []
         self._written_at = self._polled_at = time.monotonic()
-        return self._progress(report), points, figures
+        return self._progress(report), points, figures, curves
 
     def _progress(self, report: Report) -> dict[str, Any]:
         assert self._first is not None
@@ -403,6 +448,7 @@ def provenance(spec: TrainingSpec, device: torch.device, report: Report) -> dict
         "restored_step": report.restored_step,
         "versions": {
             "numeral": version("numeral"),
+            "code": code_version(),
             "torch": str(torch.__version__),
             "numpy": version("numpy"),
             "python": platform.python_version(),

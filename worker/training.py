@@ -14,14 +14,18 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Literal
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from service.checkpoints import Arrays, Snapshot
+from service.data.augment import Augmenter
 from service.data.datasets import Dataset
 from service.errors import ServiceError
-from service.evaluation import evaluate, mean_loss
-from service.network import MultiLayerPerceptron, arrays_of, build, derived_seed, load_arrays
+from service.evaluation import evaluate, mean_loss, outputs
+from service.network import MultiLayerPerceptron, arrays_of, build, load_arrays
+from service.seeds import derived_seed
 from service.spec import EarlyStopping, TrainingSpec
 from worker import optimizers
 from worker.device import Examples, Resident, deterministic, place, products
@@ -52,6 +56,9 @@ class Report:
     checkpoint_due: bool
     outcome: Outcome | None
     """Why this report is the last, or None."""
+    curve: NDArray[np.float32] | None
+    """Of a regression, where figures were taken: its outputs over the test grid, (n,), whose weights are those
+    that `metrics` are of."""
     restored_step: int | None
     """On the last report, the step whose weights early stopping put back; `metrics` are theirs."""
     snapshot: Callable[[], Snapshot]
@@ -198,16 +205,17 @@ def fit(
         low_precision = products(spec.precision, device)
         network.train()
         if resume is not None and run.outcome is not None:
-            yield _report(run, _figures(run, data))
+            yield _report(run, data, _figures(run, data))
             return
         if spec.evaluation.initial and resume is None:
             metrics: Mapping[str, float] = _figures(run, data)
             run.loss = metrics["train_loss"]
-            yield _report(run, metrics)
+            yield _report(run, data, metrics)
         for step in range(run.step + 1, plan.steps + 1):
             run.step = step
             learning_rate = optimizers.learning_rate_at(spec, step)
-            optimizers.set_learning_rate(optimizer, learning_rate)
+            correction = optimizers.undone_correction(spec.optimizer, step)
+            optimizers.set_learning_rate(optimizer, learning_rate * correction)
             inputs, targets = batches.at(step)
             if network.dropout:
                 network.seed_dropout(derived_seed(spec.seed, "dropout", step))
@@ -229,7 +237,7 @@ def fit(
             stop = run.stopping is not None and metrics != {} and run.stopping.update(step, metrics, network)
             if last or stop:
                 metrics = _end(run, metrics, "early_stopping" if stop else "completed")
-            yield _report(run, metrics)
+            yield _report(run, data, metrics)
             if run.outcome is not None:
                 return
 
@@ -246,16 +254,27 @@ def _begin(spec: TrainingSpec, data: Resident, device: torch.device, resume: Sna
 
 
 class _Batches:
-    """The normalised batch of each step: all examples, or a slice of the pass's permutation. The last
-    batch of a pass may be smaller."""
+    """The normalised batch of each step: all examples, or a slice of the pass's permutation, deformed where
+    the spec asks for it. The last batch of a pass may be smaller."""
 
     def __init__(self, spec: TrainingSpec, examples: Examples, network: MultiLayerPerceptron) -> None:
-        self._seed, self._plan = spec.seed, spec.plan
+        self._spec, self._plan = spec, spec.plan
         self._examples, self._network = examples, network
         self._pass = -1
         self._order = torch.empty(0)
-        whole = self._plan.batch == self._plan.examples  # the order within the only batch changes nothing
-        self._whole = (network.normalize(examples.inputs), examples.targets) if whole else None
+        self._augmenter = None
+        if spec.augmentation is not None:
+            device = examples.inputs.device
+            self._augmenter = Augmenter(spec.augmentation, examples.targets, seed=spec.seed, device=device)
+        # the order within the only batch changes nothing
+        stays = self._plan.batch == self._plan.examples and self._augmenter is None
+        self._whole = (self._kept(examples.inputs), examples.targets) if stays else None
+
+    def _kept(self, inputs: Tensor) -> Tensor:
+        """What every step takes, in the type in which its first product runs: autocast would cast it anew
+        at each step, which costs a small network more than its products do."""
+        normalized = self._network.normalize(inputs)
+        return normalized.bfloat16() if self._spec.precision == "bfloat16" else normalized
 
     def at(self, step: int) -> tuple[Tensor, Tensor]:
         """Inputs and targets of step 1, 2, ..."""
@@ -266,11 +285,17 @@ class _Batches:
             self._pass, self._order = number, self._permutation(number)
         rows = self._order[position * self._plan.batch : (position + 1) * self._plan.batch]
         inputs = self._examples.inputs.index_select(0, rows)
+        if self._augmenter is not None:
+            inputs = self._augmenter.deform(inputs, rows, variant=number, amplitude=self._amplitude(step))
         return self._network.normalize(inputs), self._examples.targets.index_select(0, rows)
+
+    def _amplitude(self, step: int) -> float:
+        assert self._spec.augmentation is not None
+        return self._spec.augmentation.factor((step - 1) / max(1, self._plan.steps - 1))
 
     def _permutation(self, number: int) -> Tensor:
         # drawn on the CPU, so that every device sees the examples in the same order
-        generator = torch.Generator().manual_seed(derived_seed(self._seed, "order", number))
+        generator = torch.Generator().manual_seed(derived_seed(self._spec.seed, "order", number))
         order = torch.randperm(self._plan.examples, generator=generator)
         return order.to(self._examples.inputs.device)
 
@@ -307,7 +332,7 @@ def _end(run: _Run, metrics: Mapping[str, float], outcome: Outcome) -> Mapping[s
     return metrics
 
 
-def _report(run: _Run, metrics: Mapping[str, float]) -> Report:
+def _report(run: _Run, data: Resident, metrics: Mapping[str, float]) -> Report:
     spec, step, stopping = run.spec, run.step, run.stopping
     assert run.loss is not None
     restored = run.outcome is not None and stopping is not None and stopping.spec.restore_best
@@ -320,9 +345,15 @@ def _report(run: _Run, metrics: Mapping[str, float]) -> Report:
         metrics=metrics,
         checkpoint_due=_checkpoint_due(run),
         outcome=run.outcome,
+        curve=_curve(run, data) if metrics and spec.task_name == "regression" else None,
         restored_step=stopping.best_step if stopping is not None and restored else None,
         snapshot=partial(run.snapshot, step),
     )
+
+
+def _curve(run: _Run, data: Resident) -> NDArray[np.float32]:
+    inputs = data.evaluated_by(run.network, run.spec.evaluation.train_examples)["test"].inputs
+    return outputs(run.network, inputs)[:, 0].cpu().numpy()
 
 
 def _checkpoint_due(run: _Run) -> bool:
@@ -342,25 +373,26 @@ def _evaluation_cadence(spec: TrainingSpec, clock: Callable[[], float]) -> Calla
     """Whether figures are due after a step; the first and last are the loop's own."""
     asked, plan = spec.evaluation, spec.plan
     if asked.every_seconds is not None:
-        return _Timer(asked.every_seconds, clock)
+        return _Timer(asked.every_seconds, clock, first_step=asked.first_step)
     if asked.every_steps is not None:
         every = asked.every_steps
     elif asked.every_epochs is not None or plan.epochs <= EVALUATIONS:
         every = (asked.every_epochs or 1) * plan.steps_per_epoch
     else:
         every = math.ceil(plan.steps / EVALUATIONS)
-    return lambda step: step % every == 0
+    return lambda step: step % every == 0 or (asked.first_step and step == 1)
 
 
 class _Timer:
-    """True at the first call after each interval."""
+    """True at the first call after each interval, and at the first step where that is asked for."""
 
-    def __init__(self, seconds: float, clock: Callable[[], float]) -> None:
+    def __init__(self, seconds: float, clock: Callable[[], float], *, first_step: bool) -> None:
         self._seconds, self._clock, self._since = seconds, clock, clock()
+        self._first_step = first_step
 
-    def __call__(self, _: int) -> bool:
+    def __call__(self, step: int) -> bool:
         now = self._clock()
-        if now - self._since < self._seconds:
+        if now - self._since < self._seconds and not (self._first_step and step == 1):
             return False
         self._since = now
         return True

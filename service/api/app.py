@@ -4,6 +4,7 @@ import logging
 from collections.abc import AsyncIterator, Iterator
 from contextlib import ExitStack, asynccontextmanager, contextmanager
 from importlib.metadata import version
+from threading import Lock
 from typing import Any
 
 from fastapi import Depends, FastAPI
@@ -12,11 +13,27 @@ from fastapi.routing import APIRoute
 from pydantic.json_schema import models_json_schema
 
 from service import queue
-from service.api import catalog, checkpoints, events, health, jobs, models, predictions, problems, submissions
+from service.api import (
+    catalog,
+    checkpoints,
+    compare,
+    events,
+    health,
+    jobs,
+    models,
+    plots,
+    predictions,
+    previews,
+    problems,
+    reports,
+    submissions,
+)
 from service.api.bodies import known_parameters
 from service.api.context import Context
+from service.api.examples import Shelf
 from service.api.feed import EventFeed
 from service.api.limits import BodyLimit, RequestIdentity
+from service.api.pictures import Studio
 from service.classifier import Classifier
 from service.queue import Doorbell
 from service.reconciler import Reconciler
@@ -24,6 +41,7 @@ from service.settings import Settings
 from service.spec import TrainingSpec
 from service.store import schema
 from service.store.database import Database
+from service.versions import code_version
 
 COMPONENTS = "#/components/schemas/{model}"
 
@@ -80,7 +98,19 @@ def create_app(settings: Settings) -> FastAPI:
     problems.install(app)
     app.add_middleware(BodyLimit, settings=settings)
     app.add_middleware(RequestIdentity)  # the last added is the outermost
-    for noun in (jobs, events, checkpoints, models, predictions, catalog, health):
+    for noun in (
+        jobs,
+        events,
+        checkpoints,
+        reports,
+        compare,
+        plots,
+        previews,
+        models,
+        predictions,
+        catalog,
+        health,
+    ):
         app.include_router(noun.router)
     return app
 
@@ -94,6 +124,7 @@ def _operation_id(route: APIRoute) -> str:
 def _wired(settings: Settings) -> Iterator[Context]:
     """Open everything, close it in the opposite order."""
     with ExitStack() as closing:
+        log.info("the engine is %s", code_version())  # told now: its sources may be replaced while it runs
         db = Database(settings.database)
         closing.callback(db.close)
         schema.migrate(db)
@@ -106,4 +137,5 @@ def _wired(settings: Settings) -> Iterator[Context]:
         for part in (doorbell, reconciler, classifier):
             part.start()
             closing.callback(part.close)
-        yield Context(settings, db, doorbell, classifier, EventFeed(db))
+        feed, studio, shelf = EventFeed(db), Studio(), Shelf(settings)
+        yield Context(settings, db, doorbell, classifier, feed, studio, shelf, decoding=Lock())

@@ -10,7 +10,7 @@ from starlette.responses import StreamingResponse
 from service.api.context import Wired
 from service.api.jobs import JobId
 from service.api.problems import documented
-from service.api.schemas import Page, SpecJson, Time, rfc3339
+from service.api.schemas import Page, SpecJson, Time, matches, rfc3339
 from service.errors import Conflict, RangeNotSatisfiable
 from service.store import checkpoints, jobs
 from service.store.checkpoints import Checkpoint, Damaged
@@ -113,7 +113,7 @@ def download(
     header = checkpoints.get(context.db, checkpoint_id)
     etag = f'"{header.weights_sha256}"'
     common = {"ETag": etag, "Accept-Ranges": "bytes", "Cache-Control": "private, no-cache"}
-    if if_none_match is not None and _matches(if_none_match, etag):
+    if if_none_match is not None and matches(if_none_match, etag):
         return Response(status_code=304, headers=common)
     asked = None
     if range_ is not None and if_range in (None, etag):
@@ -131,11 +131,6 @@ def download(
     _check(context.db, header)
     pieces = checkpoints.read_pieces(context.db, header.weights_blob, start=start, stop=stop)
     return StreamingResponse(pieces, status, headers=headers, media_type=OCTETS)
-
-
-def _matches(if_none_match: str, etag: str) -> bool:
-    given = [tag.strip().removeprefix("W/") for tag in if_none_match.split(",")]
-    return "*" in given or etag in given
 
 
 def _range(value: str, size: int) -> tuple[int, int] | None:

@@ -1,11 +1,14 @@
 """What a request may use: built once when the server starts, closed when it stops."""
 
 from dataclasses import dataclass
+from threading import Lock
 from typing import Annotated
 
 from fastapi import Depends, Request
 
+from service.api.examples import Shelf
 from service.api.feed import EventFeed
+from service.api.pictures import Studio
 from service.classifier import Classifier
 from service.queue import Doorbell
 from service.settings import Settings
@@ -21,6 +24,9 @@ class Context:
     doorbell: Doorbell
     classifier: Classifier
     feed: EventFeed
+    studio: Studio
+    shelf: Shelf
+    decoding: Lock  # one at a time: the weights of a network may be hundreds of megabytes
 
 
 async def _of_request(request: Request) -> Context:

@@ -15,7 +15,8 @@ from service.api.schemas import Limit, Page, SpecJson, Time, maybe_rfc3339, rfc3
 from service.api.submissions import JobChange, Priority, Submission, validated
 from service.spec import TrainingSpec
 from service.store import jobs, workers
-from service.store.jobs import Idempotency, Job, State
+from service.store.jobs import Idempotency, Job, State, Versions
+from service.versions import code_version, data_version, names_torch
 
 DEVICE_PREFIX = {"cpu": "CPU", "gpu": "NVIDIA"}  # as workers name their devices
 ASSUMED_SPEED = {"cpu": 2e9, "gpu": 1e12}  # multiply-adds a second, until a job has been measured
@@ -59,6 +60,10 @@ class JobView(BaseModel):
     model_id: str | None
     weights_sha256: Annotated[str | None, Field(description="Over the final weights as safetensors.")]
     dataset_sha256: str | None
+    code_version: Annotated[
+        str | None,
+        Field(description="Of the engine that trains it, or did; null also if it has changed in between."),
+    ]
     error: JobError | None
     metadata: dict[str, Any]
     priority: Priority
@@ -85,6 +90,7 @@ class JobView(BaseModel):
             model_id=job.model_id,
             weights_sha256=job.weights_sha256,
             dataset_sha256=job.dataset_sha256,
+            code_version=job.code_version,
             error=None if job.error is None else JobError(**job.error),
             metadata=job.metadata,
             priority=job.priority,
@@ -109,6 +115,9 @@ class DryRun(BaseModel):
     ]
     queue: str
     queue_position: Annotated[int, Field(description="Jobs that would go before it.")]
+    reuses: Annotated[
+        str | None, Field(description="With `reuse=true`: the job that would be answered instead.")
+    ]
     spec: Annotated[TrainingSpec, Field(description="With every default spelt out.")]
 
 
@@ -171,8 +180,20 @@ _CHANGE_BODY = {
 }
 
 
-def _dry_run(context: Context, submission: Submission) -> DryRun:
+def _versions(context: Context, spec: TrainingSpec) -> Versions | None:
+    """Those that a job of this spec would have if it began now; None if that cannot be told."""
+    settings = context.settings
+    data = data_version(spec.dataset, cache_dir=settings.cache_dir, data_dir=settings.data_dir)
+    code: str | None = code_version()
+    if code is not None and not names_torch(code):
+        code = jobs.trained_by(context.db, code)
+    return None if data is None or code is None else Versions(data, code)
+
+
+def _dry_run(context: Context, submission: Submission, *, reuse: bool) -> DryRun:
     spec = submission.spec
+    wanted = _versions(context, spec) if reuse else None
+    found = None if wanted is None else jobs.done_before(context.db, spec, wanted)
     where = workers.queue_now(context.db, spec.device)
     speed = jobs.measured_speed(context.db, device_prefix=DEVICE_PREFIX[where])
     plan = spec.plan
@@ -186,15 +207,18 @@ def _dry_run(context: Context, submission: Submission) -> DryRun:
         estimate_basis="measured" if speed else "assumed",
         queue=where,
         queue_position=jobs.queue_position(context.db, priority=submission.request.priority),
+        reuses=None if found is None else found.id,
         spec=spec,
     )
 
 
-def _idempotency(key: str | None, request: Request, payload: dict[str, Any]) -> Idempotency | None:
+def _idempotency(
+    key: str | None, request: Request, payload: dict[str, Any], *, reuse: bool
+) -> Idempotency | None:
     if key is None:
         return None
     canonical = json.dumps(payload, sort_keys=True, separators=(",", ":"))
-    text = f"{request.method} {request.url.path}\n{canonical}"
+    text = f"{request.method} {request.url.path}\n{canonical}" + ("\nreuse" if reuse else "")
     return Idempotency(key, hashlib.sha256(text.encode()).hexdigest())
 
 
@@ -215,7 +239,18 @@ def _idempotency(key: str | None, request: Request, payload: dict[str, Any]) -> 
                 },
             },
         },
-        200: {"model": DryRun, "description": "With `dry_run=true`: what the job would come to"},
+        200: {
+            "model": DryRun | JobView,
+            "description": "With `dry_run=true`: what the job would come to. "
+            "With `reuse=true`: the job that has done the same before",
+            "headers": {
+                "Location": {"description": "The job's address.", "schema": {"type": "string"}},
+                "Job-Reused": {
+                    "description": "`true` on the job that has done the same before.",
+                    "schema": {"type": "string"},
+                },
+            },
+        },
         **documented(400, 413, 415, 507),
     },
     openapi_extra=_SUBMIT_BODY,
@@ -227,14 +262,22 @@ def create(
     response: Response,
     idempotency_key: KeyHeader = None,
     dry_run: Annotated[bool, Query(description="Only say what the job would come to.")] = False,
+    reuse: Annotated[
+        bool, Query(description="Rather than train the same again, answer the job that has done it.")
+    ] = False,
 ) -> DryRun | JSONResponse:
     """The body is a TrainingSpec, or an envelope of `preset`, `spec` (laid over the preset), `metadata`
     and `priority`: it is the envelope if it has any of these four keys. Answers before anything is
-    trained; follow the job at its Location."""
+    trained; follow the job at its Location.
+
+    With `reuse=true` nothing is trained if a job has succeeded that had the same spec (every default spelt
+    out), the same data and the same code, and whose model is still there: the newest such job is the answer,
+    as it is, with its own metadata. Where the data cannot be told without reading it (any dataset but mnist
+    and simulated while NUMERAL_DATA_DIR is set, or one that is not in the cache yet), it is trained."""
     submission = Submission(payload, max_parameters=context.settings.max_parameters)
     if dry_run:
         response.status_code = 200
-        return _dry_run(context, submission)
+        return _dry_run(context, submission, reuse=reuse)
     made: list[Job] = []
 
     def answer(job: Job) -> dict[str, Any]:
@@ -251,14 +294,18 @@ def create(
         priority=submission.request.priority,
         max_attempts=context.settings.max_attempts,
         max_queued=context.settings.max_queued_jobs,
-        idempotency=_idempotency(idempotency_key, request, payload),
+        idempotency=_idempotency(idempotency_key, request, payload, reuse=reuse),
+        reuse=_versions(context, submission.spec) if reuse else None,
     )
     headers = {"Location": f"/v1/jobs/{body['id']}"}
     if is_new:
         context.doorbell.ring(made[0])
-    else:
+    elif not made:
         headers["Idempotent-Replayed"] = "true"
-    return JSONResponse(body, status_code=202, headers=headers)
+    reused = body["state"] != "queued"  # as a job is that has just been made, also in an answer that was kept
+    if reused:
+        headers["Job-Reused"] = "true"
+    return JSONResponse(body, status_code=200 if reused else 202, headers=headers)
 
 
 @router.get("", summary="List jobs, newest first", responses=documented())

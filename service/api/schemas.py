@@ -30,3 +30,9 @@ def rfc3339(seconds: float) -> str:
 
 def maybe_rfc3339(seconds: float | None) -> str | None:
     return None if seconds is None else rfc3339(seconds)
+
+
+def matches(if_none_match: str, etag: str) -> bool:
+    """Whether an If-None-Match header names the ETag; it is compared weakly (RFC 9110, section 13.1.2)."""
+    given = [tag.strip().removeprefix("W/") for tag in if_none_match.split(",")]
+    return "*" in given or etag in given

@@ -13,8 +13,6 @@ from service.data import simulated
 from service.data.sources import decode, fetch
 from service.spec import DatasetSpec
 
-SIMULATED_SEED = 0  # the points are always the same: `split_seed` only chooses which are held out
-
 Array = NDArray[Any]
 
 
@@ -64,9 +62,16 @@ def load(spec: DatasetSpec, *, cache_dir: Path, data_dir: Path | None) -> Datase
     )
 
 
+def held_out(spec: DatasetSpec) -> NDArray[np.bool_]:
+    """Which of the training examples are held out for validation, (total_examples,)."""
+    held = np.zeros(spec.total_examples, dtype=np.bool_)
+    shuffled = np.random.default_rng(spec.split_seed).permutation(spec.total_examples)
+    held[shuffled[: spec.validation]] = True
+    return held
+
+
 def _simulated(spec: DatasetSpec) -> tuple[Array, Array, Array, Array]:
-    noise = 0.5 if spec.noise is None else spec.noise
-    x, y = simulated.simulate(spec.total_examples, noise, seed=SIMULATED_SEED)
+    x, y = simulated.simulate(spec.total_examples, spec.noise_deviation, seed=spec.draw_seed or 0)
     grid = simulated.grid()
     parts = [_frozen(part.astype(np.float32)) for part in (x, y, grid, simulated.true_function(grid))]
     return parts[0], parts[1], parts[2], parts[3]
@@ -75,10 +80,8 @@ def _simulated(spec: DatasetSpec) -> tuple[Array, Array, Array, Array]:
 def _split(inputs: Array, targets: Array, spec: DatasetSpec) -> tuple[Array, Array, Array, Array]:
     if not spec.validation:
         return inputs, targets, inputs[:0], targets[:0]
-    shuffled = np.random.default_rng(spec.split_seed).permutation(spec.total_examples)
-    held_out = np.zeros(spec.total_examples, dtype=np.bool_)
-    held_out[shuffled[: spec.validation]] = True
-    parts = inputs[~held_out], targets[~held_out], inputs[held_out], targets[held_out]
+    held = held_out(spec)
+    parts = inputs[~held], targets[~held], inputs[held], targets[held]
     return _frozen(parts[0]), _frozen(parts[1]), _frozen(parts[2]), _frozen(parts[3])
 
 

@@ -9,7 +9,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, and_, case, null, select
+import numpy as np
+from numpy.typing import NDArray
+from sqlalchemy import ColumnElement, Connection, and_, case, null, or_, select
 
 from service.store import tables
 from service.store.database import Database, insert_new, now
@@ -40,9 +42,27 @@ class Point:
     value: float
 
 
-def claim(db: Database, job_id: str, *, worker: str, device: str, lease_seconds: float) -> Job | None:
+@dataclass(frozen=True)
+class Curve:
+    """What a regression predicts over its test grid after a step; outputs (n,)."""
+
+    step: int
+    epoch: float
+    outputs: NDArray[np.float32]
+
+
+def claim(
+    db: Database,
+    job_id: str,
+    *,
+    worker: str,
+    device: str,
+    lease_seconds: float,
+    code_version: str | None = None,
+) -> Job | None:
     """Take a queued job. None if it is not queued (any more): the message came late or twice. Not durable:
-    what a power cut takes away is a claim of a process that it took too."""
+    what a power cut takes away is a claim of a process that it took too. The job keeps the `code_version` of
+    its first attempt, and loses it to one of another: it may then go on from what that other code made."""
     with db.write(durable=False) as connection:
         row = change(
             connection,
@@ -53,6 +73,9 @@ def claim(db: Database, job_id: str, *, worker: str, device: str, lease_seconds:
                 "worker": worker,
                 "device": device,
                 "lease_until": now() + lease_seconds,
+                "code_version": case(
+                    (or_(job.c.attempt == 0, job.c.code_version == code_version), code_version), else_=null()
+                ),
                 "started_at": case((job.c.started_at.is_(None), now()), else_=job.c.started_at),
                 "last_progress_at": now(),
             },
@@ -86,20 +109,22 @@ def write_progress(
     progress: Mapping[str, Any],
     points: Sequence[Point] = (),
     figures: Iterable[Mapping[str, Any]] = (),
+    curves: Sequence[Curve] = (),
     dataset_sha256: str | None = None,
 ) -> State:
-    """Store where the run is, its new points (each step of a series once, whoever stores it first) and
-    one `metric` event for each set of figures taken whose points are new. Raises JobLost."""
+    """Store where the run is, its new points and curves (each step of a series once, whoever stores it first)
+    and one `metric` event for each set of figures taken whose points are new. Raises JobLost."""
     with db.write(durable=False) as connection:
         values: dict[str, Any] = {"progress": dict(progress), "last_progress_at": now()}
         if dataset_sha256 is not None:
             values["dataset_sha256"] = dataset_sha256
         tellings: list[Telling] = [("progress", progress)]
-        if points:
+        if points or curves:
             held = connection.execute(select(job.c.metrics).where(attempt.holds).with_for_update()).first()
             if held is None:  # before the points: the job that they belong to may be gone
                 raise lost(attempt)
             new = _insert_points(connection, attempt, points)
+            _insert_curves(connection, attempt, curves)
             told = [figure for figure in figures if figure["step"] in new]
             tellings[:0] = [("metric", figure) for figure in told]
             values["metrics"] = _merged(held.metrics, told)
@@ -111,6 +136,8 @@ def write_progress(
 
 def _insert_points(connection: Connection, attempt: Attempt, points: Sequence[Point]) -> set[int]:
     """The steps of which at least one point was new."""
+    if not points:
+        return set()
     moment = connection.execute(select(now())).scalar_one()
     rows = [
         {
@@ -125,6 +152,20 @@ def _insert_points(connection: Connection, attempt: Attempt, points: Sequence[Po
     ]
     statement = insert_new(connection, tables.metric).returning(tables.metric.c.step)
     return set(connection.execute(statement, rows).scalars())
+
+
+def _insert_curves(connection: Connection, attempt: Attempt, curves: Sequence[Curve]) -> None:
+    rows = [
+        {
+            "job_id": attempt.job_id,
+            "step": one.step,
+            "epoch": one.epoch,
+            "outputs": one.outputs.astype("<f4").tobytes(),
+        }
+        for one in curves
+    ]
+    if rows:
+        connection.execute(insert_new(connection, tables.curve), rows)
 
 
 def _merged(newest: Mapping[str, Any], figures: Iterable[Mapping[str, Any]]) -> dict[str, Any]:

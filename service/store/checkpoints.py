@@ -73,8 +73,8 @@ def save(
     state: bytes | None,
 ) -> Checkpoint:
     """Store a checkpoint of a running attempt. Raises JobLost; then nothing is visible."""
-    weights_blob = _write_blob(db, weights)
-    state_blob = _write_blob(db, state) if state is not None else None
+    weights_blob = write_blob(db, weights)
+    state_blob = write_blob(db, state) if state is not None else None
     identifier = new_id("ckpt")
     values = {
         "id": identifier,
@@ -99,11 +99,12 @@ def save(
         row = change(connection, attempt.holds, {"last_progress_at": now()}, ("checkpoint", told))
         if row is None:
             raise lost(attempt)
-        _require_pieces(connection, {weights_blob: weights, state_blob: state})
+        require_pieces(connection, {weights_blob: weights, state_blob: state})
         return _of(connection.execute(insert(checkpoint).values(values).returning(*checkpoint.c)).one())
 
 
-def _write_blob(db: Database, data: bytes) -> str:
+def write_blob(db: Database, data: bytes) -> str:
+    """Write bytes that a row is to name later, a chunk a transaction. Returns the name of the chunks."""
     blob_id = new_id("blob")
     for ordinal, start in enumerate(range(0, len(data), CHUNK_BYTES)):
         piece = data[start : start + CHUNK_BYTES]
@@ -112,12 +113,13 @@ def _write_blob(db: Database, data: bytes) -> str:
     return blob_id
 
 
-def _require_pieces(connection: Connection, blobs: Mapping[str | None, bytes | None]) -> None:
-    """A save that took longer than the collector's grace, a sleeping laptop's perhaps, may have lost some."""
+def require_pieces(connection: Connection, blobs: Mapping[str | None, bytes | None]) -> None:
+    """Raises Unavailable if chunks are missing: a save that took longer than the collector's grace, a sleeping
+    laptop's perhaps, may have lost some."""
     expected = sum(-(-len(data) // CHUNK_BYTES) for data in blobs.values() if data is not None)
     counted = select(func.count()).where(tables.chunk.c.blob_id.in_(blobs))
     if connection.execute(counted).scalar_one() != expected:
-        raise Unavailable("pieces of the checkpoint were collected while it was saved; try again")
+        raise Unavailable("pieces of it were collected while it was saved; try again")
 
 
 def prune(db: Database, job_id: str, kept: Kept) -> None:

@@ -29,6 +29,7 @@ def _orphaned_chunks(db: Database, grace_seconds: float) -> int:
     named = union_all(
         select(checkpoint.c.weights_blob),
         select(checkpoint.c.state_blob).where(checkpoint.c.state_blob.is_not(None)),
+        select(tables.report.c.answers_blob).where(tables.report.c.answers_blob.is_not(None)),
     )
     with db.read() as connection:
         moment = connection.execute(select(now())).scalar_one()
@@ -58,7 +59,7 @@ def _deleted_jobs(db: Database, _grace_seconds: float) -> int:
     if job_id is None:
         return 0
     with db.write(durable=False) as connection:
-        for table, key in ((tables.metric, "step"), (tables.event, "seq")):
+        for table, key in ((tables.metric, "step"), (tables.curve, "step"), (tables.event, "seq")):
             steps = (
                 select(table.c[key])
                 .where(table.c.job_id == job_id)

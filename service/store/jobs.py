@@ -61,6 +61,8 @@ class Job:
     model_id: str | None
     weights_sha256: str | None
     dataset_sha256: str | None
+    spec_sha256: str | None
+    code_version: str | None
     last_event: int
     queued_at: float
     rung_at: float | None
@@ -87,6 +89,14 @@ class Idempotency:
     fingerprint: str
 
 
+@dataclass(frozen=True)
+class Versions:
+    """What a job's outcome rests on beside its spec; see `service.versions`."""
+
+    dataset_sha256: str
+    code_version: str
+
+
 class TooManyQueued(Unavailable):
     code = "queue_full"
 
@@ -103,10 +113,12 @@ def submit(
     max_attempts: int = 3,
     max_queued: int = 10_000,
     idempotency: Idempotency | None = None,
+    reuse: Versions | None = None,
 ) -> tuple[dict[str, Any], bool]:
     """Accept a job. Returns what `answer` makes of it, and whether it is new: the same idempotency key
     with the same request returns the first answer, kept in the same transaction, so that there is no
-    moment in which one exists without the other.
+    moment in which one exists without the other. With `reuse`, a job that has done the same already is
+    answered instead of making one.
 
     Raises Invalid if the key was used for another request, TooManyQueued over `max_queued`.
     """
@@ -115,6 +127,11 @@ def submit(
             earlier = _earlier_answer(connection, idempotency)
             if earlier is not None:
                 return earlier, False
+        found = None if reuse is None else _done_before(connection, spec, reuse)
+        if found is not None:
+            body = answer(found)
+            _keep_answer(connection, idempotency, body)
+            return body, False
         waiting = connection.execute(select(func.count()).where(job.c.state == "queued")).scalar_one()
         if waiting >= max_queued:
             raise TooManyQueued(f"{waiting:,} jobs wait already; try again later", retry_after=30)
@@ -123,6 +140,7 @@ def submit(
             "state": "queued",
             "preset": preset,
             "spec": spec.model_dump(mode="json"),
+            "spec_sha256": spec.sha256,
             "parameter_count": spec.parameter_count,
             "priority": priority,
             "metadata": dict(metadata or {}),
@@ -135,13 +153,54 @@ def submit(
         row = connection.execute(where, values).one()
         record(connection, row, [("status", {"state": "queued"})])
         body = answer(Job.of(row))
-        if idempotency is not None:
-            connection.execute(
-                update(tables.idempotency)
-                .where(tables.idempotency.c.key == idempotency.key)
-                .values(answer=body)
-            )
+        _keep_answer(connection, idempotency, body)
         return body, True
+
+
+def done_before(db: Database, spec: TrainingSpec, versions: Versions) -> Job | None:
+    """The newest job that has trained just this spec, on this data and by this code, and whose model is
+    there to be used; None if there is none. Deleted jobs, and those that were not trained by one code
+    throughout, do not count."""
+    with db.read() as connection:
+        return _done_before(connection, spec, versions)
+
+
+def _done_before(connection: Connection, spec: TrainingSpec, versions: Versions) -> Job | None:
+    model, checkpoint = tables.model, tables.checkpoint  # only a job that succeeded has a model
+    row = connection.execute(
+        select(job)
+        .join(model, model.c.id == job.c.model_id)
+        .join(checkpoint, checkpoint.c.id == model.c.checkpoint_id)
+        .where(
+            job.c.spec_sha256 == spec.sha256,
+            job.c.dataset_sha256 == versions.dataset_sha256,
+            job.c.code_version == versions.code_version,
+            job.c.deleted_at.is_(None),
+            checkpoint.c.bad.is_(False),
+        )
+        .order_by(job.c.id.desc())
+        .limit(1)
+    ).first()
+    return None if row is None else Job.of(row)
+
+
+def trained_by(db: Database, engine: str) -> str | None:
+    """The whole code version, torch's included, of the newest job that ended well in this engine: what the
+    workers run, as far as an API without torch can know. None before the first."""
+    with db.read() as connection:
+        found: str | None = connection.execute(
+            select(job.c.code_version)
+            .where(job.c.state == "succeeded", job.c.code_version.startswith(f"{engine}.torch"))
+            .order_by(job.c.id.desc())
+            .limit(1)
+        ).scalar_one_or_none()
+        return found
+
+
+def _keep_answer(connection: Connection, idempotency: Idempotency | None, body: Mapping[str, Any]) -> None:
+    if idempotency is not None:
+        mine = tables.idempotency.c.key == idempotency.key
+        connection.execute(update(tables.idempotency).where(mine).values(answer=body))
 
 
 def _earlier_answer(connection: Connection, idempotency: Idempotency) -> dict[str, Any] | None:

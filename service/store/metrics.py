@@ -57,6 +57,16 @@ def page(
     return values[:limit], len(values) > limit
 
 
+def best(db: Database, job_id: str, name: str, *, highest: bool) -> float | None:
+    """The highest value of a series, or the lowest; None if it has none."""
+    extreme = func.max(c.value) if highest else func.min(c.value)
+    with db.read() as connection:
+        found: float | None = connection.execute(
+            select(extreme).where(c.job_id == job_id, c.name == name)
+        ).scalar_one()
+    return found
+
+
 def _thinned(query: Select[Any], max_points: int) -> Select[Any]:
     numbered = query.add_columns(
         func.row_number().over(partition_by=c.name, order_by=c.step).label("place"),

@@ -12,12 +12,13 @@ from sqlalchemy import Connection, Select, func, insert, select, update
 
 from service.errors import Conflict, Invalid, NotFound
 from service.spec import TrainingSpec
-from service.store import tables
+from service.store import reports, tables
 from service.store.attempts import Attempt, lost
 from service.store.checkpoints import Checkpoint
 from service.store.database import Database, insert_new, now
 from service.store.events import change
 from service.store.identifiers import new_id
+from service.store.reports import Draft
 from service.store.tables import alias, alias_history, job, model
 
 LATEST = "latest"
@@ -63,12 +64,14 @@ def finish(
     dataset_sha256: str,
     provenance: Mapping[str, Any],
     runtime: float,
+    report: Draft | None = None,
 ) -> Model | None:
-    """End the job well: register its final checkpoint as a model version, in one transaction.
-    None if a cancel came first; the caller then ends it so. Raises JobLost."""
+    """End the job well: register its final checkpoint as a model version, and store its report, in one
+    transaction. None if a cancel came first; the caller then ends it so. Raises JobLost."""
     spec = TrainingSpec.model_validate(header.spec)
     identifier = new_id("model")
     told = {"state": "succeeded", "model_id": identifier, "weights_sha256": header.weights_sha256}
+    answers_blob = None if report is None else reports.write_answers(db, report)
     with db.write() as connection:
         row = change(
             connection,
@@ -91,6 +94,8 @@ def finish(
             if still_held is None:
                 raise lost(attempt)
             return None
+        if report is not None:
+            reports.insert_into(connection, attempt.job_id, report, answers_blob)
         values = {
             "id": identifier,
             "version": _next_version(connection),

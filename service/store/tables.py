@@ -56,6 +56,8 @@ job = Table(
     Column("model_id", _id),
     Column("weights_sha256", String(64)),
     Column("dataset_sha256", String(64)),
+    Column("spec_sha256", String(64)),  # of the canonical spec
+    Column("code_version", String(64)),  # of the engine that trained it to its end
     Column("last_event", Integer, nullable=False, default=0),
     Column("queued_at", Double, nullable=False),
     Column("rung_at", Double),  # when its message was last sent again
@@ -70,6 +72,7 @@ job = Table(
     Index("ix_job_state_priority_id", "state", "priority", "id"),
     Index("ix_job_state_id", "state", "id"),
     Index("ix_job_preset_id", "preset", "id"),
+    Index("ix_job_spec_sha256", "spec_sha256"),
     Index(
         "ix_job_deleted_at",
         "deleted_at",
@@ -99,6 +102,27 @@ metric = Table(
     Column("value", Double, nullable=False),
     Column("time", Double, nullable=False),
     sqlite_with_rowid=False,
+)
+
+curve = Table(  # what a regression predicts over its test grid, each time figures are taken
+    "curve",
+    metadata,
+    Column("job_id", _id, ForeignKey("job.id", ondelete="CASCADE"), primary_key=True),
+    Column("step", BigInteger, primary_key=True),
+    Column("epoch", Double, nullable=False),
+    Column("outputs", LargeBinary, nullable=False),  # float32, little-endian, one a grid point
+    sqlite_with_rowid=False,
+)
+
+report = Table(  # the evaluation of a finished job
+    "report",
+    metadata,
+    Column("job_id", _id, ForeignKey("job.id", ondelete="CASCADE"), primary_key=True),
+    Column("data", JSON(none_as_null=True), nullable=False),  # JSONB would order its keys anew
+    Column("answers_blob", _id, unique=True),  # what it said of each test example; classifications only
+    Column("answers_sha256", String(64)),
+    Column("answers_size", BigInteger),
+    Column("created_at", Double, nullable=False),
 )
 
 checkpoint = Table(

@@ -125,6 +125,10 @@ def test_train_that_fails_says_why_and_returns_1(numeral: Any) -> None:
         (("models", "promote", "latest", "--as", "A B"), "^[a-z0-9][a-z0-9._-]{0,62}$"),
         (("predict", "missing.png"), "no file"),
         (("data", "fetch", "cifar"), "no_such_dataset"),
+        (("evaluate", "missing.safetensors"), "no file"),
+        (("report", "job_0"), "job_not_found"),
+        (("misclassified", "job_0"), "job_not_found"),
+        (("compare", "job_0"), "query/jobs"),
         (("jobs", "list", "--url", "http://127.0.0.1:9"), "Is it running?"),
     ],
 )
@@ -141,6 +145,16 @@ def test_a_dry_run_leaves_no_trace(numeral: Any) -> None:
     answer = json.loads(numeral("train", "slp-200", "--dry-run", "--json").stdout)
     assert (answer["parameter_count"], answer["steps"]) == (25_450, 200)
     assert numeral("jobs", "list", "--json").stdout == before
+
+
+def test_what_is_done_already_is_taken_again(numeral: Any) -> None:
+    words = ("train", "simulated-wide", "--set", "seed=77", "--set", "steps=20", "--reuse")
+    first = json.loads(numeral(*words, "--wait", "--json").stdout)
+    again = numeral(*words)
+    assert (again.returncode, again.stdout) == (0, f"{first['id']} has done this before: it succeeded\n")
+    assert json.loads(numeral(*words, "--wait", "--json").stdout) == first
+    assert f"reuses: {first['id']}" in numeral(*words, "--dry-run").stdout
+    assert "reuses" not in numeral(*words, "--set", "seed=78", "--dry-run").stdout
 
 
 def test_jobs_are_steered(numeral: Any) -> None:
@@ -180,6 +194,178 @@ def test_models_are_promoted_and_read_digits(numeral: Any) -> None:
     assert answer["model"] == older
     assert [digit["label"] for digit in answer["predictions"]] == [7, 7]
     assert "%" in numeral("predict", picture).stdout
+
+
+@pytest.fixture(scope="module")
+def digits(service: Service) -> list[str]:
+    """Two finished classifiers that differ in their seed."""
+    jobs = [service.client.jobs.create({**TINY, "seed": seed}) for seed in (11, 12)]
+    assert {service.client.jobs.wait(job.id).state for job in jobs} == {"succeeded"}
+    return [job.id for job in jobs]
+
+
+@pytest.fixture(scope="module")
+def curve(service: Service) -> str:
+    """A finished regression."""
+    job = service.client.jobs.create(
+        {"steps": 30, "evaluation": {"every_steps": 10}}, preset="simulated-wide"
+    )
+    assert service.client.jobs.wait(job.id).state == "succeeded"
+    return job.id
+
+
+def test_a_report_says_how_good_a_classifier_is(numeral: Any, digits: list[str]) -> None:
+    as_json = json.loads(numeral("report", digits[0], "--json").stdout)
+    shown = numeral("report", digits[0])
+    assert shown.returncode == 0, shown.stderr
+    test = as_json["parts"]["test"]
+    assert f"{test['accuracy']:.2%} ± {test['accuracy_standard_error']:.2%}" in shown.stdout
+    for word in ("precision", "recall", "F1", "ROC AUC", "predicted", "calibration"):
+        assert word in shown.stdout
+    assert str(as_json["confusion_matrix"][0][0]) in shown.stdout
+
+
+def test_a_report_says_how_good_a_regression_is(numeral: Any, curve: str) -> None:
+    as_json = json.loads(numeral("report", curve, "--json").stdout)
+    shown = numeral("report", curve).stdout
+    assert as_json["task"] == "regression"
+    for word in ("rmse", "R²", "published", "#/steps", "distance of the curve from the truth"):
+        assert word in shown
+
+
+def test_the_client_reads_what_the_command_shows(service: Service, digits: list[str], curve: str) -> None:
+    client = service.client
+    found = client.jobs.curves(curve)
+    assert [one["step"] for one in found["curves"]] == [0, 1, 10, 20, 30]
+    assert len(found["x"]) == len(found["truth"]) == len(found["curves"][0]["y"]) == 315
+    first = client.jobs.misclassified(digits[0], limit=2)
+    second = client.jobs.misclassified(digits[0], limit=2, after=first["next"])
+    assert first["total"] == second["total"]
+    assert first["data"][-1]["loss"] >= second["data"][0]["loss"]
+    assert {one["name"] for one in client.datasets()} >= {"mnist", "simulated"}
+    assert client.jobs.plot(curve, "fitted", {"steps": [10, 20]}, format="csv").count(b"\n") > 300
+    assert client.preview({"rotation": 10}, count=2, variants=1, format="svg").startswith(b"<?xml")
+    assert client.samples("mnist", count=4).startswith(b"\x89PNG")
+
+
+def test_mistakes_are_listed_worst_first(numeral: Any, digits: list[str]) -> None:
+    page = json.loads(numeral("misclassified", digits[0], "--limit", "3", "--json").stdout)
+    losses = [mistake["loss"] for mistake in page["data"]]
+    assert losses == sorted(losses, reverse=True)
+    assert len(losses) == 3
+    true, predicted = page["data"][0]["true"], page["data"][0]["predicted"]
+    words = ("misclassified", digits[0], "--true", str(true), "--predicted", str(predicted))
+    chosen = json.loads(numeral(*words, "--json").stdout)
+    assert {(one["true"], one["predicted"]) for one in chosen["data"]} == {(true, predicted)}
+    shown = numeral(*words).stdout
+    assert f"{losses[0]:.3f}" in shown
+    assert f"{len(chosen['data'])} of {chosen['total']}" in shown
+
+
+def test_jobs_are_compared(numeral: Any, digits: list[str], curve: str) -> None:
+    found = json.loads(numeral("compare", *digits, "--json").stdout)
+    shown = numeral("compare", *digits).stdout
+    assert [row["pointer"] for row in found["differences"]] == ["#/seed"]
+    assert "#/seed" in shown
+    assert f"{found['tests'][0]['p_value']:.3g}" in shown
+    assert "McNemar" in shown
+    other = numeral("compare", digits[0], curve)
+    assert other.returncode == 0
+    assert "not tested against each other" in other.stdout.replace("\n", " ")
+
+
+def test_a_file_of_weights_is_evaluated_here(
+    numeral: Any, service: Service, digits: list[str], tmp_path: Path
+) -> None:
+    stored = json.loads(numeral("report", digits[0], "--json").stdout)
+    checkpoint = service.client.call("GET", f"/v1/jobs/{digits[0]}/checkpoints")["data"][0]
+    file = tmp_path / "weights.safetensors"
+    file.write_bytes(service.client.fetch("GET", f"/v1/checkpoints/{checkpoint['id']}/download"))
+    found = numeral("evaluate", str(file), "--json")
+    assert found.returncode == 0, found.stderr
+    anew = json.loads(found.stdout)
+    for name in ("weights_sha256", "dataset", "confusion_matrix", "step"):
+        assert anew[name] == stored[name]
+    assert anew["parts"]["test"]["accuracy"] == stored["parts"]["test"]["accuracy"]
+    assert "ROC AUC" in numeral("evaluate", str(file)).stdout
+    file.write_bytes(b"no weights")
+    refused = numeral("evaluate", str(file))
+    assert (refused.returncode, refused.stdout) == (1, "")
+    assert "corrupt_weights" in refused.stderr
+
+
+@pytest.mark.parametrize(
+    ("ending", "magic"), [(".png", b"\x89PNG"), (".svg", b"<?xml"), (".csv", b"series,")]
+)
+def test_a_plot_is_drawn_into_a_file(
+    numeral: Any, digits: list[str], tmp_path: Path, ending: str, magic: bytes
+) -> None:
+    file = tmp_path / f"loss{ending}"
+    for _ in range(2):  # a file that is named is written over
+        ran = numeral("plot", digits[0], "loss", "-o", str(file))
+        assert ran.returncode == 0, ran.stderr
+    assert str(file) in ran.stdout
+    assert file.read_bytes().startswith(magic)
+
+
+def test_a_plot_takes_options_and_names_what_it_cannot_do(
+    numeral: Any, digits: list[str], tmp_path: Path
+) -> None:
+    file = str(tmp_path / "mistakes.csv")
+    ran = numeral("plot", digits[0], "misclassified", "--set", "limit=2", "-o", file, "--json")
+    assert json.loads(ran.stdout)["file"] == file
+    refused = numeral("plot", digits[0], "loss", "-o", str(tmp_path / "loss.gif"))
+    assert refused.returncode == 1
+    assert ".png or .svg or .csv" in refused.stderr
+    assert "query/true" in numeral("plot", digits[0], "loss", "--set", "true=4", "-o", file).stderr
+    assert "no_such_path" in numeral("plot", digits[0], "../../livez", "-o", file).stderr
+    assert "unwritable_file" in numeral("plot", digits[0], "loss", "-o", str(tmp_path / "a" / "b.png")).stderr
+
+
+def test_a_file_that_was_not_named_is_never_written_over(
+    numeral: Any, digits: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert numeral("plot", digits[0], "confusion").returncode == 0
+    before = (tmp_path / "confusion.png").read_bytes()
+    assert before.startswith(b"\x89PNG")
+    again = numeral("plot", digits[0], "weights", "-o", "confusion.png")
+    assert again.returncode == 0
+    weights = (tmp_path / "confusion.png").read_bytes()
+    assert weights != before
+    refused = numeral("plot", digits[0], "confusion")
+    assert refused.returncode == 1
+    assert "file_exists" in refused.stderr
+    assert (tmp_path / "confusion.png").read_bytes() == weights
+
+
+def test_an_augmentation_is_previewed(numeral: Any, tmp_path: Path) -> None:
+    def drawn(*words: str) -> bytes:
+        file = tmp_path / "preview.png"
+        ran = numeral("preview", "--set", "rotation=15", "--set", "elastic=1.2", "-o", str(file), *words)
+        assert ran.returncode == 0, ran.stderr
+        return file.read_bytes()
+
+    first = drawn("--seed", "3")
+    assert first.startswith(b"\x89PNG")
+    assert drawn("--seed", "3") == first
+    assert drawn("--seed", "4") != first
+    refused = numeral("preview", "--set", "rotation=1000", "-o", str(tmp_path / "x.png"))
+    assert refused.returncode == 1
+    assert "rotation" in refused.stderr
+
+
+def test_presets_and_datasets_are_listed(numeral: Any, tmp_path: Path) -> None:
+    shown = numeral("presets").stdout
+    for said in ("slp-200", "25,450", "test accuracy 92.39%"):
+        assert said in shown
+    assert json.loads(numeral("presets", "--json").stdout)[0]["published"]
+    listed = numeral("data", "list").stdout
+    assert "mnist" in listed
+    assert "simulated" in listed
+    file = tmp_path / "mnist.png"
+    assert numeral("data", "samples", "mnist", "-o", str(file)).returncode == 0
+    assert file.read_bytes().startswith(b"\x89PNG")
 
 
 def test_doctor_finds_a_sound_service_and_names_what_is_wrong(numeral: Any, service: Service) -> None:

@@ -15,8 +15,8 @@ from tests.integration.conftest import Live, serving
 
 SHAPE = {
     *("id", "state", "preset", "spec", "parameter_count", "device", "attempt", "progress", "metrics"),
-    *("model_id", "weights_sha256", "dataset_sha256", "error", "metadata", "priority", "queue"),
-    *("queue_position", "created_at", "started_at", "finished_at"),
+    *("model_id", "weights_sha256", "dataset_sha256", "code_version", "error", "metadata", "priority"),
+    *("queue", "queue_position", "created_at", "started_at", "finished_at"),
 }
 
 

@@ -6,14 +6,18 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from sqlalchemy import update
 
+from service.checkpoints import encode_weights, sha256
+from service.data import simulated
 from service.errors import Unavailable
+from service.report import make as make_report
 from service.settings import Settings
 from service.spec import TrainingSpec
-from service.store import attempts, checkpoints, jobs, metrics, schema, tables
+from service.store import attempts, checkpoints, events, jobs, metrics, models, reports, schema, tables
 from service.store.attempts import Attempt
 from service.store.database import Database
 from worker import tasks
@@ -188,3 +192,141 @@ def test_a_lease_that_is_lost_leaves_the_job_to_the_next(
     assert "does not hold" in caplog.text
     process.train(job_id)
     assert jobs.get(process.db, job_id).state == "succeeded"
+
+
+def test_a_job_handed_back_and_taken_up_again_has_every_curve_once(
+    process: Process, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job_id = submit(process, steps=60, evaluation={"every_steps": 10, "initial": True})
+    at_step(monkeypatch, 25, process.leaving.set)
+    process.train(job_id)
+    assert [one.step for one in curves_of(process, job_id)] == [0, 10, 20]
+    process.leaving = Leaving()
+    process.train(job_id)
+    found = curves_of(process, job_id)
+    assert [one.step for one in found] == [0, 10, 20, 30, 40, 50, 60]
+    series = steps_of(process, job_id, "test_loss")
+    assert series == [one.step for one in found], "one with each set of figures"
+    truth = simulated.true_function(simulated.grid())[:, 0]
+    report = reports.find(process.db, job_id)
+    assert report is not None
+    distance = np.sqrt(((found[-1].outputs - truth) ** 2).mean())
+    assert report.data["curve_rmse"] == pytest.approx(distance, rel=1e-5)
+
+
+@pytest.mark.parametrize("initial", [True, False])
+def test_a_run_keeps_only_so_many_curves(
+    process: Process, monkeypatch: pytest.MonkeyPatch, initial: bool
+) -> None:
+    monkeypatch.setattr(tasks, "CURVES_OF_A_RUN", 10)
+    job_id = submit(process, steps=95, evaluation={"every_steps": 1, "initial": initial})
+    process.train(job_id)
+    kept = [one.step for one in curves_of(process, job_id)]
+    assert kept == [*([0] if initial else []), 1, *range(10, 95, 10), 95]
+    assert len(steps_of(process, job_id, "test_loss")) == 95 + initial, "figures are kept all"
+
+
+def test_figures_seldom_taken_keep_their_curves(process: Process, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tasks, "CURVES_OF_A_RUN", 10)
+    job_id = submit(process, steps=95, evaluation={"every_steps": 13})
+    process.train(job_id)
+    assert [one.step for one in curves_of(process, job_id)] == [*range(13, 95, 13), 95]
+
+
+def test_the_last_curve_is_of_the_weights_that_early_stopping_put_back(
+    process: Process, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tasks, "CURVES_OF_A_RUN", 1)
+    job_id = submit(
+        process,
+        dataset={"name": "simulated", "examples": 50, "validation": 10},
+        early_stopping={"patience": 3, "monitor": "validation_loss"},
+        optimizer={"name": "sgd", "learning_rate": 0.05, "momentum": 0.95},
+        steps=3000,
+        evaluation={"every_steps": 1},
+    )
+    process.train(job_id)
+    (model,), _ = models.page(process.db, limit=9)
+    report = reports.find(process.db, job_id)
+    assert report is not None
+    last = curves_of(process, job_id)[-1]
+    assert last.step == model.provenance["restored_step"] > 1
+    truth = simulated.true_function(simulated.grid())[:, 0]
+    distance = np.sqrt(((last.outputs - truth) ** 2).mean())
+    assert report.data["curve_rmse"] == pytest.approx(distance, rel=1e-5)
+
+
+def test_the_report_is_made_of_the_bytes_that_are_stored(
+    process: Process, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    encoded: list[bytes] = []
+
+    def encode(*given: Any, **named: Any) -> bytes:
+        encoded.append(encode_weights(*given, **named))
+        return encoded[-1]
+
+    monkeypatch.setattr(tasks, "encode_weights", encode)
+    job_id = submit(process, checkpoints={"every_epochs": None})
+    process.train(job_id)
+    report = reports.find(process.db, job_id)
+    assert report is not None
+    assert [sha256(one) for one in encoded] == [report.data["weights_sha256"]]
+
+
+def curves_of(process: Process, job_id: str) -> list[attempts.Curve]:
+    return reports.curves(process.db, job_id, at_most=1000)
+
+
+def test_the_report_is_of_the_weights_that_early_stopping_put_back(process: Process) -> None:
+    dataset = {"name": "simulated", "examples": 50, "validation": 10}
+    stopping = {"patience": 3, "monitor": "validation_loss"}
+    optimizer = {"name": "sgd", "learning_rate": 0.3, "momentum": 0.95}
+    job_id = submit(
+        process,
+        dataset=dataset,
+        early_stopping=stopping,
+        optimizer=optimizer,
+        steps=3000,
+        evaluation={"every_steps": 1},
+    )
+    process.train(job_id)
+    job, report = jobs.get(process.db, job_id), reports.find(process.db, job_id)
+    assert report is not None
+    (model,), _ = models.page(process.db, limit=9)
+    assert model.provenance["restored_step"] < report.data["step"] < 3000
+    assert report.data["weights_sha256"] == job.weights_sha256
+    measured = {f"{part}_loss": figures["mse"] for part, figures in report.data["parts"].items()}
+    assert measured == pytest.approx(job.metrics)
+
+
+def test_a_report_that_fails_leaves_the_model_and_a_warning(
+    process: Process, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def failing(*_: Any, **__: Any) -> None:
+        raise RuntimeError("no room for figures")
+
+    monkeypatch.setattr(tasks, "make_report", failing)
+    job_id = submit(process)
+    process.train(job_id)
+    job = jobs.get(process.db, job_id)
+    assert job.state == "succeeded"
+    assert job.model_id is not None
+    assert reports.find(process.db, job_id) is None
+    warnings = [
+        one.data for one in events.page(process.db, job_id, after=0, limit=1000) if one.type == "warning"
+    ]
+    assert warnings == [{"code": "report_failed", "detail": "RuntimeError: no room for figures"}]
+    assert "no report" in caplog.text
+
+
+def test_a_cancel_while_the_report_is_made_wins(process: Process, monkeypatch: pytest.MonkeyPatch) -> None:
+    def cancelled(*given: Any, **named: Any) -> Any:
+        jobs.cancel(process.db, job_id)
+        return make_report(*given, **named)
+
+    monkeypatch.setattr(tasks, "make_report", cancelled)
+    job_id = submit(process)
+    process.train(job_id)
+    assert jobs.get(process.db, job_id).state == "cancelled"
+    assert reports.find(process.db, job_id) is None
+    assert models.page(process.db, limit=9) == ([], False)

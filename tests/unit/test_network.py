@@ -11,6 +11,7 @@ from torch import nn
 
 from service import checkpoints, network
 from service.checkpoints import Snapshot
+from service.seeds import derived_seed
 from service.spec import TrainingSpec
 
 
@@ -53,7 +54,7 @@ def test_the_seed_alone_decides_the_first_weights() -> None:
 
 def test_derived_seeds_differ_by_purpose_and_count() -> None:
     drawn = {
-        network.derived_seed(seed, purpose, count)
+        derived_seed(seed, purpose, count)
         for seed, purpose, count in itertools.product(range(20), ("order", "dropout"), range(20))
     }
     assert len(drawn) == 800

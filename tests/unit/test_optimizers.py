@@ -1,4 +1,5 @@
 from collections.abc import Callable
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -63,6 +64,17 @@ def test_exponential_stops_at_its_floor_and_never_rises_to_it() -> None:
     assert falling[::EPOCH][:4] == pytest.approx([0.5, 0.25, 0.125, 0.1])
     assert falling[-1] == 0.1
     assert rates({"name": "exponential", "factor": 0.5, "floor": 2.0}) == [0.5] * 40
+
+
+def test_exponential_falls_to_the_fraction_asked_for() -> None:
+    falling = rates({"name": "exponential", "final_fraction": 0.001})
+    assert falling[0] == 0.5
+    assert falling[-1] == pytest.approx(0.0005)
+    ratios = [later / earlier for earlier, later in pairwise(falling[::EPOCH])]
+    assert ratios == pytest.approx([ratios[0]] * len(ratios))
+    warmed = rates({"name": "exponential", "final_fraction": 0.001, "warmup_steps": 2 * EPOCH})
+    assert (max(warmed), warmed[-1]) == pytest.approx((0.5, 0.0005))
+    assert rates({"name": "exponential"})[EPOCH] == pytest.approx(0.5 * 0.99)
 
 
 def test_cosine_is_that_of_torch() -> None:
@@ -136,6 +148,27 @@ def test_they_step_as_torch_defines_them(fields: dict[str, Any], reference: Any)
     ours, theirs = two(), two()
     found, wanted = walk(optimizer_of(ours, **fields), ours), walk(reference(theirs), theirs)
     torch.testing.assert_close(found, wanted)
+
+
+def test_amsgrad_without_bias_correction_is_the_papers() -> None:
+    """Reddi, Kale and Kumar 2018, algorithm 2; Flux's AMSGrad."""
+    spec = TrainingSpec.model_validate({"optimizer": {"name": "amsgrad", "bias_correction": False}}).optimizer
+    ours, theirs = two(), [parameter.detach().double() for parameter in two()]
+    optimizer = optimizers.make(spec, ours)
+    means, squares, largest = ([torch.zeros_like(theirs[i]) for i in range(2)] for _ in range(3))
+    for step in range(1, 7):
+        for i, parameter in enumerate(ours):
+            parameter.grad = torch.sin(parameter.detach() * step)
+            gradient = torch.sin(theirs[i] * step)
+            means[i] = 0.9 * means[i] + 0.1 * gradient
+            squares[i] = 0.999 * squares[i] + 0.001 * gradient**2
+            largest[i] = torch.maximum(largest[i], squares[i])
+            theirs[i] = theirs[i] - 0.001 * means[i] / (largest[i].sqrt() + 1e-8)
+        optimizers.set_learning_rate(optimizer, 0.001 * optimizers.undone_correction(spec, step))
+        optimizer.step()
+    torch.testing.assert_close([p.detach().double() for p in ours], theirs, rtol=1e-4, atol=1e-6)
+    corrected = TrainingSpec.model_validate({"optimizer": {"name": "amsgrad"}}).optimizer
+    assert optimizers.undone_correction(corrected, 1) == 1
 
 
 def test_weight_decay_spares_biases() -> None:

@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from service.errors import Invalid, NotFound
 from service.presets import PRESETS, find, with_overrides
-from service.spec import TrainingSpec, parse
+from service.spec import Augmentation, TrainingSpec, parse
 
 BUDGET = 200_000_000
 
@@ -68,7 +68,30 @@ def test_an_empty_object_is_a_spec() -> None:
         ({"batch_size": True}, "#/batch_size", "full"),
         ({"epochs": 3, "steps": 3}, "#/steps", "null"),
         ({"epochs": 10**8, "batch_size": 1}, "#/epochs", "fewer"),
-        ({"augmentation": {"rotation": 10}}, "#/augmentation", "not built yet"),
+        ({"augmentation": {"rotation": 181}}, "#/augmentation/rotation", "180"),
+        ({"augmentation": {"spin": 1}}, "#/augmentation/spin", "no such field"),
+        ({"augmentation": {"classes": {"11": {}}}}, "#/augmentation/classes/11", "'9'"),
+        ({"augmentation": {"classes": {"1": {"shift": 15}}}}, "#/augmentation/classes/1/shift", "14"),
+        ({"augmentation": {"amplitude": [[0, 1], [0, 0.5]]}}, "#/augmentation/amplitude", "rise"),
+        ({"augmentation": {"amplitude": [[0, 1.5]]}}, "#/augmentation/amplitude/0/1", "1"),
+        ({"augmentation": {"amplitude": []}}, "#/augmentation/amplitude", "1"),
+        (
+            {"augmentation": {"rotation": 9, "shift": 1, "resampling": "forward_nearest"}},
+            "#/augmentation/resampling",
+            "bilinear",
+        ),
+        (
+            {"augmentation": {"rotation": 9, "rotation_or_shear": True}},
+            "#/augmentation/rotation_or_shear",
+            "set rotation and shear",
+        ),
+        ({"augmentation": {}, "dataset": {"name": "simulated"}}, "#/augmentation", "leave it out"),
+        ({"dataset": {"draw_seed": 1}}, "#/dataset/draw_seed", "simulated"),
+        (
+            {"schedule": {"name": "exponential", "factor": 0.9, "final_fraction": 0.1}},
+            "#/schedule/final_fraction",
+            "one of the two",
+        ),
         ({"early_stopping": {}}, "#/early_stopping/monitor", "dataset.validation"),
         ({"evaluation": {"every_steps": 1, "every_epochs": 1}}, "#/evaluation/every_epochs", "one cadence"),
         (
@@ -151,8 +174,39 @@ def test_the_lectures_counts() -> None:
         "simulated-deep": 34,
         "slp-200": 25_450,
         "slp-8200": 25_450,
+        "slp-early-stopping": 25_450,
         "cmgsnet": 11_972_510,
+        "cmgsnet-rotated": 11_972_510,
+        "cmgsnet-rotated-lecture": 11_972_510,
+        "ciresan-2010": 11_972_510,
     }
+
+
+def test_the_deep_presets_take_the_lectures_steps() -> None:
+    steps = {name: PRESETS[name].spec.plan.steps for name in ("cmgsnet", "cmgsnet-rotated")}
+    assert steps == {"cmgsnet": 15 * 10 * 6, "cmgsnet-rotated": 10 * 10 * 6}
+
+
+def test_an_amplitude_is_joined_by_straight_lines() -> None:
+    block = Augmentation.model_validate({"amplitude": [[0.2, 0.5], [0.6, 1], [1, 0]]})
+    found = [block.factor(progress) for progress in (0, 0.2, 0.4, 0.6, 0.8, 1)]
+    assert found == pytest.approx([0.5, 0.5, 0.75, 1, 0.5, 0])
+
+
+def test_memory_counts_what_a_pass_of_elastic_deformations_draws() -> None:
+    plain = TrainingSpec.model_validate({})
+    for sigma, rank in ((2.0, 13), (6.0, 6), (12.0, 4)):
+        elastic = TrainingSpec.model_validate({"augmentation": {"elastic": 1, "elastic_sigma": sigma}})
+        drawn = 4 * 60_000 * (7 + 2 * rank**2)  # of the rank that service.data.augment takes
+        assert drawn <= elastic.memory_bytes - plain.memory_bytes <= 3 * drawn
+
+
+def test_a_class_takes_what_it_does_not_set_from_the_others() -> None:
+    block = Augmentation.model_validate(
+        {"rotation": 15, "shear": 10, "classes": {"1": {"rotation": 0}, "7": {"shear": 5}}}
+    )
+    assert [block.limit("rotation", label) for label in (0, 1, 7)] == [15, 0, 15]
+    assert [block.limit("shear", label) for label in (0, 1, 7)] == [10, 10, 5]
 
 
 def test_every_field_says_what_it_is() -> None:

@@ -103,7 +103,7 @@ def sqlite(tmp_path: Path) -> Database:
 def test_sqlite_keeps_series_by_key_and_watches_references(sqlite: Database) -> None:
     with sqlite.read() as connection:
         query = "SELECT name FROM sqlite_master WHERE sql LIKE '%WITHOUT ROWID%'"
-        assert sorted(connection.execute(text(query)).scalars()) == ["event", "metric"]
+        assert sorted(connection.execute(text(query)).scalars()) == ["curve", "event", "metric"]
         made = connection.execute(text("SELECT sql FROM sqlite_master WHERE name = 'job'")).scalar_one()
         assert "CONSTRAINT ck_job_state CHECK" in made
         assert connection.execute(text("PRAGMA foreign_keys")).scalar_one() == 1, "off only to migrate"

@@ -1,5 +1,6 @@
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from itertools import count
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,7 @@ from torch.nn import functional
 
 from service import checkpoints, network
 from service.catalog import DatasetName
+from service.data import datasets
 from service.data.datasets import Dataset
 from service.errors import Conflict
 from service.spec import TrainingSpec
@@ -160,6 +162,9 @@ REGULARIZED = {"dropout": 0.3, "l1": 1e-4, "l2": 1e-3, "label_smoothing": 0.1}
         {"optimizer": {"name": "adamw"}, "precision": "bfloat16", "schedule": {"name": "one_cycle"}},
         {"network": {"hidden_widths": [8, 8], "input_normalization": "standardize"}, "passes_per_epoch": 2},
         {"batch_size": "full", "epochs": 20, "regularization": {"dropout": 0.2}},
+        {"augmentation": {"rotation": 15, "scale": 0.1, "elastic": 1.2, "amplitude": [[0, 0.2], [1, 1]]}},
+        {"augmentation": {"rotation": 20, "resampling": "forward_nearest", "copies": 2}},
+        {"batch_size": "full", "epochs": 20, "augmentation": {"shift": 2}, "precision": "bfloat16"},
     ],
 )
 def test_a_resumed_run_ends_with_the_same_bytes(fields: dict[str, Any]) -> None:
@@ -326,6 +331,83 @@ def test_l2_shrinks_weights() -> None:
     assert size(0.1) < 0.5 * size(0)
 
 
+def few_points(**fields: Any) -> Report:
+    """The end of a run on thirty noisy points of the lecture's curve, which 4,353 weights learn by heart."""
+    spec = TrainingSpec.model_validate(
+        {
+            "dataset": {"name": "simulated", "examples": 50, "validation": 20, "noise": 0.5},
+            "network": {"hidden_widths": [64, 64], "activation": "tanh"},
+            "optimizer": {"name": "adam", "learning_rate": 0.01},
+            "batch_size": "full",
+            "steps": 1500,
+            "evaluation": {"every_steps": 20},
+            **fields,
+        }
+    )
+    data = datasets.load(spec.dataset, cache_dir=Path("not-needed"), data_dir=None)
+    *_, last = fit(spec, data, device=CPU)
+    return last
+
+
+@pytest.fixture(scope="module")
+def over_fitted() -> Mapping[str, float]:
+    return few_points().metrics
+
+
+@pytest.mark.parametrize(
+    "cure",
+    [
+        {"regularization": {"l1": 0.01}},
+        {"regularization": {"l2": 0.02}},
+        {"regularization": {"dropout": 0.3}},
+        {"early_stopping": {"patience": 5}},
+        {"network": {"hidden_widths": [3], "activation": "tanh"}},
+    ],
+    ids=["l1", "l2", "dropout", "early stopping", "a smaller net"],
+)
+def test_each_regularisation_cures_over_fitting(
+    cure: dict[str, Any], over_fitted: Mapping[str, float]
+) -> None:
+    assert over_fitted["train_loss"] < 0.1  # of noise whose variance is 0.25
+    cured = few_points(**cure).metrics
+    assert cured["train_loss"] > over_fitted["train_loss"]
+    assert cured["test_loss"] < 0.6 * over_fitted["test_loss"]  # the squared distance from the truth
+
+
+def test_augmentation_leaves_the_figures_images_alone() -> None:
+    plain, deformed = run(spec_of()), run(spec_of(augmentation={"rotation": 90.0}))
+    assert deformed[0].metrics == plain[0].metrics
+    assert deformed[1].loss != plain[1].loss
+
+
+def test_an_amplitude_of_zero_is_no_augmentation() -> None:
+    still = run(spec_of(augmentation={"rotation": 90.0, "amplitude": [[0, 0]]}))
+    assert [report.loss for report in still] == pytest.approx(
+        [report.loss for report in run(spec_of())], rel=1e-4
+    )
+
+
+def test_a_regressions_curve_comes_with_its_figures() -> None:
+    spec = TrainingSpec.model_validate(
+        {
+            "dataset": {"name": "simulated", "examples": 400},
+            "batch_size": "full",
+            "steps": 6,
+            "evaluation": {"every_steps": 3, "first_step": True},
+        }
+    )
+    data = curve()
+    reports = list(fit(spec, data, device=CPU))
+    assert [report.step for report in reports if report.curve is not None] == [1, 3, 6]
+    for report in reports:
+        if report.curve is not None:
+            assert report.curve.dtype == np.float32
+            assert report.curve.shape == (TEST,)
+            error = float(np.square(report.curve - data.test_targets[:, 0]).mean())
+            assert error == pytest.approx(report.metrics["test_loss"], rel=1e-5)
+    assert all(report.curve is None for report in run(spec_of()))
+
+
 def test_a_regression_learns() -> None:
     spec = TrainingSpec.model_validate(
         {
@@ -354,6 +436,7 @@ def test_evaluation_cadence() -> None:
     assert evaluated(spec_of()) == [0, 5, 10, 15, 20]
     assert evaluated(spec_of(evaluation={"initial": False})) == [5, 10, 15, 20]
     assert evaluated(spec_of(evaluation={"every_steps": 8})) == [0, 8, 16, 20]
+    assert evaluated(spec_of(evaluation={"every_steps": 8, "first_step": True})) == [0, 1, 8, 16, 20]
     assert evaluated(spec_of(evaluation={"every_epochs": 3})) == [0, 15, 20]
     assert evaluated(spec_of(batch_size="full", epochs=250)) == [0, *range(3, 250, 3), 250]
     ticks = count()

@@ -1,10 +1,6 @@
-"""TrainingSpec: the one contract from HTTP to checkpoint.
+"""TrainingSpec: everything that decides what a job computes."""
 
-Frozen and strict: an unknown field, a number given as text, NaN and infinity are refused, and a
-mistake that spans two fields points at the field to change and says how. No torch here: the API
-counts parameters and steps from the spec alone.
-"""
-
+import hashlib
 import json
 import math
 from collections.abc import Iterator
@@ -12,221 +8,20 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
 from pydantic_core import PydanticCustomError
 
 from service import mistakes
-from service.catalog import CATALOG, DatasetCard, DatasetName, Task
+from service.catalog import Task
 from service.errors import FieldError, Invalid
+from service.spec.augmentation import Augmentation
+from service.spec.dataset import DatasetSpec
+from service.spec.network import NetworkSpec
+from service.spec.optimizer import Adam, Optimizer
+from service.spec.part import MAX_STEPS, Fraction, Part
+from service.spec.schedule import Constant, Schedule, Warmup
 
-MAX_WIDTH = 2**31 - 1  # the parameter budget is what limits a width
-MAX_DEPTH = 128
-MAX_STEPS = 100_000_000
-
-Activation = Literal["relu", "leaky_relu", "tanh", "scaled_tanh", "sigmoid", "gelu", "silu", "identity"]
-Initializer = Literal[
-    "glorot_uniform", "glorot_normal", "kaiming_uniform", "kaiming_normal", "orthogonal", "uniform", "normal"
-]
 Monitor = Literal["validation_loss", "validation_accuracy"]
-Fraction = Annotated[float, Field(ge=0, lt=1)]
-
-
-class Part(BaseModel):
-    """A frozen block of a spec that refuses what it does not know."""
-
-    model_config = ConfigDict(
-        frozen=True, extra="forbid", strict=True, allow_inf_nan=False, use_attribute_docstrings=True
-    )
-
-
-class DatasetSpec(Part):
-    """What is learnt from."""
-
-    name: DatasetName = "mnist"
-    """Dataset, one of those that `GET /v1/datasets` lists."""
-    validation: int = Field(default=0, ge=0, le=1_000_000)
-    """Training examples held out for validation (0: none), chosen by `split_seed`."""
-    split_seed: int = Field(default=0, ge=0, lt=2**63)
-    """Seed of the held-out split, apart from `seed` so that runs with other seeds share one split."""
-    examples: int | None = Field(default=None, ge=1, le=1_000_000)
-    """Training examples used: the first so many of the dataset (unset: all); for `simulated`, how many
-    are drawn (unset: 1,000)."""
-    noise: float | None = Field(default=None, ge=0, le=1000)
-    """Standard deviation of the noise of `simulated` (unset: 0.5); refused for any other dataset."""
-
-    @model_validator(mode="after")
-    def _consistent(self) -> Self:
-        if self.noise is not None and self.name != "simulated":
-            raise mistakes.field_mistake(
-                "noise", f"{self.name} has no noise to set: leave it out, or use simulated"
-            )
-        available = self.card.train_examples
-        if available is not None and self.examples is not None and self.examples > available:
-            raise mistakes.field_mistake(
-                "examples", f"{self.name} has {available:,} training examples: ask for no more than that"
-            )
-        if self.validation >= self.total_examples:
-            raise mistakes.field_mistake(
-                "validation",
-                f"{self.validation:,} held out of {self.total_examples:,} leaves none to train on: "
-                "hold out fewer",
-            )
-        return self
-
-    @property
-    def card(self) -> DatasetCard:
-        return CATALOG[self.name]
-
-    @property
-    def total_examples(self) -> int:
-        """Training examples before the validation split."""
-        return self.examples or self.card.train_examples or 1000
-
-    @property
-    def train_examples(self) -> int:
-        """Training examples after the validation split."""
-        return self.total_examples - self.validation
-
-
-class NetworkSpec(Part):
-    """A multi-layer perceptron: x -> hidden layers -> outputs of the dataset."""
-
-    hidden_widths: tuple[Annotated[int, Field(ge=1, le=MAX_WIDTH)], ...] = Field(
-        default=(32,), max_length=MAX_DEPTH, strict=False
-    )
-    """Units of each hidden layer, first to last; an empty list is a linear model."""
-    activation: Activation = "relu"
-    """Activation after each hidden layer: leaky_relu has slope 0.01, gelu is the tanh form,
-    scaled_tanh is 1.7159 tanh(0.6666 a) (Ciresan et al. 2010)."""
-    initializer: Initializer = "glorot_uniform"
-    """Distribution of the first weights; biases begin at zero."""
-    initializer_scale: float | None = Field(default=None, gt=0, le=100)
-    """Half-width of `uniform` or standard deviation of `normal` (unset: 0.05); refused for the others,
-    whose scale follows from the layer's size."""
-    input_normalization: Literal["auto", "none", "symmetric", "standardize"] = "auto"
-    """What is done to the inputs: none leaves pixels in [0, 1], symmetric maps them to [-1, 1],
-    standardize takes the training set's mean and standard deviation; auto is none for images and
-    standardize for regression."""
-
-    @model_validator(mode="after")
-    def _consistent(self) -> Self:
-        if self.initializer_scale is not None and self.initializer not in ("uniform", "normal"):
-            raise mistakes.field_mistake(
-                "initializer_scale",
-                f"{self.initializer} takes its scale from the layer's size: leave this out, "
-                "or set initializer to uniform or normal",
-            )
-        return self
-
-
-class SGD(Part):
-    """Stochastic gradient descent (Robbins and Monro 1951)."""
-
-    name: Literal["sgd"] = "sgd"
-    learning_rate: float = Field(default=0.01, gt=0, le=1000)
-    """Step size before the schedule."""
-    momentum: Fraction = 0.0
-    """Share of the previous step that is kept (Polyak 1964)."""
-    nesterov: bool = False
-    """Look ahead along the momentum (Nesterov 1983)."""
-
-    @model_validator(mode="after")
-    def _consistent(self) -> Self:
-        if self.nesterov and self.momentum == 0:
-            raise mistakes.field_mistake("nesterov", "Nesterov needs a momentum: set momentum, such as 0.9")
-        return self
-
-
-class Moments(Part):
-    """What the family of Adam has in common."""
-
-    learning_rate: float = Field(default=0.001, gt=0, le=1000)
-    """Step size before the schedule."""
-    beta1: Fraction = 0.9
-    """Decay of the mean of the gradients."""
-    beta2: Fraction = 0.999
-    """Decay of the mean of their squares."""
-    epsilon: float = Field(default=1e-8, gt=0, le=1)
-    """Added to the denominator."""
-
-
-class Adam(Moments):
-    """Adam (Kingma and Ba 2015)."""
-
-    name: Literal["adam"] = "adam"
-
-
-class AMSGrad(Moments):
-    """AMSGrad, Adam with a denominator that never shrinks (Reddi, Kale and Kumar 2018)."""
-
-    name: Literal["amsgrad"] = "amsgrad"
-
-
-class AdamW(Moments):
-    """Adam with decoupled weight decay (Loshchilov and Hutter 2019)."""
-
-    name: Literal["adamw"] = "adamw"
-    weight_decay: float = Field(default=0.01, ge=0, le=100)
-    """Share of each weight, times the learning rate, that a step takes away; biases are spared."""
-
-
-Optimizer = Annotated[SGD | Adam | AMSGrad | AdamW, Field(discriminator="name")]
-
-
-class Warmup(Part):
-    """What every schedule has: a linear rise from zero before it."""
-
-    warmup_steps: int = Field(default=0, ge=0, le=MAX_STEPS)
-    """Steps of linear rise to the learning rate before the schedule begins."""
-
-
-class Constant(Warmup):
-    """One learning rate throughout."""
-
-    name: Literal["constant"] = "constant"
-
-
-class StepDecay(Warmup):
-    """Multiply the learning rate by `factor` every so many epochs."""
-
-    name: Literal["step"] = "step"
-    factor: float = Field(default=0.1, gt=0, le=1)
-    """Factor of each fall."""
-    every_epochs: int = Field(default=10, ge=1, le=MAX_STEPS)
-    """Epochs between two falls."""
-
-
-class Exponential(Warmup):
-    """Multiply the learning rate by `factor` after each epoch."""
-
-    name: Literal["exponential"] = "exponential"
-    factor: float = Field(default=0.99, gt=0, le=1)
-    """Factor per epoch."""
-    floor: float = Field(default=0.0, ge=0, le=1000)
-    """Learning rate below which it never falls."""
-
-
-class Cosine(Warmup):
-    """Half a cosine from the learning rate to `final_fraction` of it (Loshchilov and Hutter 2017)."""
-
-    name: Literal["cosine"] = "cosine"
-    final_fraction: float = Field(default=0.0, ge=0, le=1)
-    """Learning rate of the last step as a share of the first."""
-
-
-class OneCycle(Part):
-    """Rise to the learning rate, then fall below the start, both along a cosine (Smith 2018)."""
-
-    name: Literal["one_cycle"] = "one_cycle"
-    rise_fraction: float = Field(default=0.3, gt=0, lt=1)
-    """Share of all steps spent rising."""
-    initial_divisor: float = Field(default=25.0, ge=1, le=1e6)
-    """The first learning rate is the peak divided by this."""
-    final_divisor: float = Field(default=1e4, ge=1, le=1e9)
-    """The last learning rate is the first divided by this."""
-
-
-Schedule = Annotated[Constant | StepDecay | Exponential | Cosine | OneCycle, Field(discriminator="name")]
 
 
 class Regularization(Part):
@@ -267,6 +62,8 @@ class Evaluation(Part):
     """Seconds between evaluations, at the first step after them."""
     initial: bool = False
     """Also before the first step, of the untrained network."""
+    first_step: bool = False
+    """Also after the first step."""
     train_examples: int = Field(default=2000, ge=1, le=1_000_000)
     """Training accuracy and loss are measured on the first so many training images, as the lecture does."""
 
@@ -319,8 +116,8 @@ class TrainingSpec(Part):
     """Optimiser steps trained, instead of `epochs`."""
     regularization: Regularization = Regularization()
     """What is done against over-fitting."""
-    augmentation: None = None
-    """Deformed training images: not yet built, leave it out."""
+    augmentation: Augmentation | None = None
+    """Deformed training images; unset: as they are."""
     early_stopping: EarlyStopping | None = None
     """Stop when a held-out figure no longer improves; unset: train to the end."""
     evaluation: Evaluation = Evaluation()
@@ -328,7 +125,7 @@ class TrainingSpec(Part):
     checkpoints: Checkpoints = Checkpoints()
     """When weights are stored."""
     seed: int = Field(default=0, ge=0, lt=2**63)
-    """Seed of the first weights, the order of examples and dropout."""
+    """Seed of the first weights, the order of examples, their deformations and dropout."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     """Arithmetic of the products: float32 is exact, bfloat16 keeps float32 master weights; auto is float32
     at present."""
@@ -349,8 +146,8 @@ class TrainingSpec(Part):
         card = self.dataset.card
         if self.task is not None and self.task != card.task:
             yield mistakes.field_mistake("task", f"{card.name} is a {card.task}: set that, or leave it out")
-        if self.loss == "cross_entropy" and card.task == "regression":
-            yield mistakes.field_mistake("loss", "a regression has no classes: use mse")
+        if card.task == "regression":
+            yield from self._regression_mistakes()
         if self.regularization.label_smoothing and self.loss_name != "cross_entropy":
             yield mistakes.field_mistake("regularization/label_smoothing", "needs cross_entropy: set it to 0")
         if self.epochs is not None and self.steps is not None:
@@ -360,10 +157,6 @@ class TrainingSpec(Part):
                 "batch_size",
                 f"{self.batch_size:,} is over the {self.dataset.train_examples:,} training examples: "
                 'make it smaller, or "full"',
-            )
-        if self.network.input_normalization == "symmetric" and card.task == "regression":
-            yield mistakes.field_mistake(
-                "network/input_normalization", "symmetric is for pixels: use standardize"
             )
         if self.plan.steps > MAX_STEPS:
             yield mistakes.field_mistake(
@@ -375,6 +168,16 @@ class TrainingSpec(Part):
             )
         if self.early_stopping is not None:
             yield from self._early_stopping_mistakes(self.early_stopping)
+
+    def _regression_mistakes(self) -> Iterator[PydanticCustomError]:
+        if self.loss == "cross_entropy":
+            yield mistakes.field_mistake("loss", "a regression has no classes: use mse")
+        if self.network.input_normalization == "symmetric":
+            yield mistakes.field_mistake(
+                "network/input_normalization", "symmetric is for pixels: use standardize"
+            )
+        if self.augmentation is not None:
+            yield mistakes.field_mistake("augmentation", f"{self.dataset.name} has no images: leave it out")
 
     def _early_stopping_mistakes(self, stopping: EarlyStopping) -> Iterator[PydanticCustomError]:
         if self.dataset.validation == 0:
@@ -424,16 +227,28 @@ class TrainingSpec(Part):
     @property
     def memory_bytes(self) -> int:
         """Estimate of the memory that training takes: weights, gradients and optimiser state in float32,
-        the dataset as bytes, and the activations of a batch."""
+        the dataset as bytes, the activations of a batch, and the draws of a pass of elastic deformations."""
         copies = {"sgd": 3, "adam": 4, "amsgrad": 5, "adamw": 4}[self.optimizer.name]
         activations = 3 * 4 * self.plan.batch * sum(self.layer_widths)
         card = self.dataset.card
         data = (self.dataset.total_examples + card.test_examples) * (card.inputs + 1)
-        return 4 * copies * self.parameter_count + activations + data
+        return 4 * copies * self.parameter_count + activations + data + self._draws_bytes
+
+    @property
+    def _draws_bytes(self) -> int:
+        if self.augmentation is None:
+            return 0
+        rank = math.ceil(26 / self.augmentation.elastic_sigma) + 2  # about that of the field's factor
+        return 4 * self.dataset.train_examples * (7 + 2 * rank**2)
 
     def canonical_json(self) -> str:
         """The spec with every field spelt out and keys sorted: equal specs give equal text."""
         return json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
+
+    @property
+    def sha256(self) -> str:
+        """Of the canonical JSON, in hexadecimal."""
+        return hashlib.sha256(self.canonical_json().encode()).hexdigest()
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,50 @@
+"""Every command in one place, in the order in which `numeral --help` lists them. The modules beside this one
+hold them by noun; what is slow to import they import when it is used, so that a command starts at once."""
+
+from typing import Annotated
+
+import typer
+
+from service.cli import data, jobs, models, pictures, processes, results, training
+
+COMMANDS = (
+    *(processes.up, training.train, models.predict),
+    *(results.report, results.misclassified, results.compare, results.evaluate),
+    *(pictures.plot, pictures.preview, data.presets),
+    *(processes.doctor, processes.demo, processes.serve, processes.worker, processes.migrate),
+)
+GROUPS = {"jobs": jobs.app, "models": models.app, "data": data.app}
+
+app = typer.Typer(
+    name="numeral",
+    help="Train multi-layer perceptrons and read handwritten digits with them.",
+    no_args_is_help=True,
+    add_completion=True,
+    pretty_exceptions_enable=False,
+)
+for command in COMMANDS:
+    app.command()(command)
+for name, group in GROUPS.items():
+    app.add_typer(group, name=name)
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        from importlib.metadata import version
+
+        typer.echo(version("numeral"))
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    asked: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Train multi-layer perceptrons and read handwritten digits with them."""
+    del asked
+
+
+def main() -> None:
+    app()

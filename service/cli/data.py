@@ -1,0 +1,84 @@
+"""`numeral data`: datasets; `numeral presets`: the experiments that are known by name."""
+
+from collections.abc import Mapping
+from typing import Annotated, Any
+
+import typer
+from rich.table import Column, Table
+
+from service.cli.terminal import Json, Output, Url, draw, err, figure, show, told
+from service.client import Client
+from service.errors import Invalid
+
+app = typer.Typer(help="Datasets: what there is, pictures of it, and having it here.", no_args_is_help=True)
+
+
+@app.command("list")
+@told
+def list_datasets(as_json: Json = False, url: Url = None) -> None:
+    """The datasets that a spec may name."""
+    with Client(url) as client:
+        found = client.datasets()
+    table = Table(Column("dataset", no_wrap=True), "task", "training", "test", "licence", "title")
+    for one in found:
+        training = "as asked" if one["train_examples"] is None else f"{one['train_examples']:,}"
+        table.add_row(
+            one["name"], one["task"], training, f"{one['test_examples']:,}", one["licence"], one["title"]
+        )
+    show(found, table, as_json)
+
+
+@app.command("samples")
+@told
+def draw_samples(
+    name: Annotated[str, typer.Argument(help="A dataset.")] = "mnist",
+    file: Output = None,
+    seed: Annotated[int, typer.Option(min=0, help="Which examples are drawn.")] = 0,
+    as_json: Json = False,
+    url: Url = None,
+) -> None:
+    """A picture of some examples of a dataset, into the file named, or NAME.png."""
+    with Client(url) as client:
+        draw(file, f"{name}.png", lambda form: client.samples(name, seed=seed, format=form), as_json)
+
+
+@app.command("fetch")
+@told
+def fetch_data(
+    name: Annotated[str, typer.Argument(help="mnist, fashion-mnist, kmnist or emnist-digits")] = "mnist",
+    as_json: Json = False,
+) -> None:
+    """Make sure that a dataset is on this machine."""
+    from service import settings
+    from service.catalog import CATALOG
+    from service.data import sources
+
+    fetchable = [known for known in CATALOG if known != "simulated"]
+    if name not in fetchable:
+        raise Invalid(
+            f"{name!r} cannot be fetched: it is none of {', '.join(fetchable)}", code="no_such_dataset"
+        )
+    loaded = settings.load()
+    fetched = sources.fetch(
+        CATALOG[name].name, cache_dir=loaded.cache_dir, data_dir=loaded.data_dir, report=err.print
+    )
+    facts = {"name": name, "source": fetched.source, "folder": str(fetched.folder), "sha256": fetched.digest}
+    show(facts, f"{name} is in {fetched.folder} (from {fetched.source})", as_json)
+
+
+@told
+def presets(as_json: Json = False, url: Url = None) -> None:
+    """The experiments that `numeral train` knows by name, and the figures published of them."""
+    with Client(url) as client:
+        found = client.presets()
+    table = Table(Column("preset", no_wrap=True), "what", box=None, padding=(0, 2, 1, 0))
+    for preset in found:
+        size = f"{preset['parameter_count']:,} parameters, {preset['steps']:,} steps"
+        facts = "; ".join(filter(None, (size, _figures(preset["published"]))))
+        table.add_row(preset["name"], f"{preset['title']}\n[dim]{facts}[/]")
+    show(found, table, as_json)
+
+
+def _figures(published: Mapping[str, Any]) -> str:
+    figures = [f"{name.replace('_', ' ')} {figure(name, value)}" for name, value in published.items()]
+    return f"published: {', '.join(figures)}" if figures else ""

@@ -1,0 +1,92 @@
+"""`numeral models`: look at models and point aliases at them; `numeral predict`: read digits with one."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.table import Column, Table
+
+from service.cli.terminal import Json, Url, accuracy, existing, show, told
+from service.client import Client, Model
+
+app = typer.Typer(help="Look at models and point aliases at them.", no_args_is_help=True)
+
+
+@app.command("list")
+@told
+def list_models(
+    limit: Annotated[int, typer.Option(min=1, max=100)] = 20, as_json: Json = False, url: Url = None
+) -> None:
+    """The newest models and the aliases that point at them."""
+    with Client(url) as client:
+        found = client.models.list(limit=limit)
+        aliases = client.models.aliases()
+    table = Table(
+        "version",
+        Column("model", no_wrap=True),
+        "aliases",
+        "preset",
+        "parameters",
+        "test accuracy",
+        "created",
+    )
+    for model in found:
+        names = ", ".join(alias["name"] for alias in aliases if alias["model"] == model.id)
+        table.add_row(*_row(model, names))
+    show({"models": [model.model_dump() for model in found], "aliases": aliases}, table, as_json)
+
+
+def _row(model: Model, names: str) -> Sequence[str]:
+    return (
+        str(model.version),
+        model.id,
+        names,
+        model.preset or "",
+        f"{model.parameter_count:,}",
+        accuracy(model.metrics),
+        model.created_at,
+    )
+
+
+@app.command("promote")
+@told
+def promote_model(
+    reference: Annotated[str, typer.Argument(help="A model id, latest, or an alias.")],
+    alias: Annotated[str, typer.Option("--as", help="The alias to point at it.")] = "champion",
+    as_json: Json = False,
+    url: Url = None,
+) -> None:
+    """Point an alias at a model."""
+    with Client(url) as client:
+        answer = client.models.promote(alias, reference)
+    show(answer, f"{alias} is {answer['model']}", as_json)
+
+
+@app.command("rollback")
+@told
+def roll_back_alias(
+    alias: Annotated[str, typer.Argument()] = "champion", as_json: Json = False, url: Url = None
+) -> None:
+    """Point an alias at what it pointed at before."""
+    with Client(url) as client:
+        answer = client.models.rollback(alias)
+    show(answer, f"{alias} is {answer['model']}", as_json)
+
+
+@told
+def predict(
+    files: Annotated[list[Path], typer.Argument(help="PNG, JPEG or WebP pictures of one digit each.")],
+    model: Annotated[str, typer.Option(help="A model id, latest, or an alias.")] = "latest",
+    as_json: Json = False,
+    url: Url = None,
+) -> None:
+    """Read digits."""
+    for file in files:
+        existing(file)
+    with Client(url) as client:
+        answer = client.predict(list(files), model=model)
+    table = Table("file", "digit", "confidence", "warnings")
+    for file, digit in zip(files, answer.predictions, strict=True):
+        table.add_row(str(file), str(digit.label), f"{digit.confidence:.1%}", ", ".join(digit.warnings))
+    show(answer.model_dump(), table, as_json)

@@ -1,0 +1,85 @@
+"""Commands that run a part of the service on this machine, or look at it."""
+
+import os
+import sys
+
+import typer
+from rich.table import Table
+
+from service.cli.terminal import Json, err, show, told
+
+
+@told
+def up() -> None:
+    """Run everything here: API, worker and embedded broker. One Ctrl-C stops all."""
+    from service import logs, settings
+    from service.supervisor import Supervisor
+
+    loaded = settings.load()
+    logs.configure(loaded, "numeral")
+    with Supervisor(loaded).running() as supervisor:
+        supervisor.await_ready()
+        err.print(f"Numeral is ready at {supervisor.url} (files in {loaded.home}); Ctrl-C stops it.")
+        supervisor.wait()
+
+
+@told
+def serve() -> None:
+    """Run the API alone."""
+    from service import logs, settings
+    from service.api.server import serve as run
+
+    loaded = settings.load()
+    logs.configure(loaded, "api")
+    run(loaded)
+
+
+@told
+def worker() -> None:
+    """Run a worker alone: it trains."""
+    os.execv(sys.executable, [sys.executable, "-m", "worker"])  # noqa: S606 - the same interpreter
+
+
+@told
+def migrate(as_json: Json = False) -> None:
+    """Bring the database's schema up to date."""
+    from service import settings
+    from service.store import schema
+    from service.store.database import Database
+
+    database = Database(settings.load().database)
+    try:
+        before, after = schema.migrate(database)
+    finally:
+        database.close()
+    moved = f"from {before or 'an empty database'} to {after}" if before != after else f"was at {after}"
+    show({"before": before, "after": after}, f"The schema {moved}.", as_json)
+
+
+@told
+def demo() -> None:
+    """Train the lecture's first classifier and read twenty digits with it."""
+    from service import logs, settings
+    from service.demo import run
+
+    os.environ.setdefault("NUMERAL_LOG_LEVEL", "warning")  # of the service behind it too
+    loaded = settings.load()
+    logs.configure(loaded, "numeral")
+    raise typer.Exit(run(loaded, stay=not os.environ.get("DEMO_EXIT")))
+
+
+@told
+def doctor(as_json: Json = False) -> None:
+    """Check this machine and its services, and say what is wrong and what to do."""
+    from dataclasses import asdict
+
+    from service.doctor import examine
+
+    findings = examine()
+    table = Table("", "what", "found", "remedy")
+    marks = {"ok": "[green]ok[/]", "note": "[yellow]note[/]", "wrong": "[red]wrong[/]"}
+    for finding in findings:
+        table.add_row(marks[finding.level], finding.what, finding.found, finding.remedy)
+    show([asdict(finding) for finding in findings], table, as_json)
+    if any(finding.level == "wrong" for finding in findings):
+        raise typer.Exit(1)

@@ -1,0 +1,59 @@
+"""TrainingSpec: the one contract from HTTP to checkpoint.
+
+Frozen and strict: an unknown field, a number given as text, NaN and infinity are refused, and a
+mistake that spans two fields points at the field to change and says how. No torch here: the API
+counts parameters and steps from the spec alone.
+"""
+
+from service.spec.augmentation import LIMITS, Augmentation, ClassLimits
+from service.spec.dataset import DatasetSpec
+from service.spec.network import MAX_DEPTH, MAX_WIDTH, Activation, Initializer, NetworkSpec
+from service.spec.optimizer import SGD, Adam, AdamW, AMSGrad, Moments, Optimizer
+from service.spec.part import MAX_STEPS, Fraction, Part
+from service.spec.schedule import Constant, Cosine, Exponential, OneCycle, Schedule, StepDecay, Warmup
+from service.spec.training import (
+    Checkpoints,
+    EarlyStopping,
+    Evaluation,
+    Monitor,
+    Plan,
+    Regularization,
+    TrainingSpec,
+    parse,
+)
+
+__all__ = [
+    "LIMITS",
+    "MAX_DEPTH",
+    "MAX_STEPS",
+    "MAX_WIDTH",
+    "SGD",
+    "AMSGrad",
+    "Activation",
+    "Adam",
+    "AdamW",
+    "Augmentation",
+    "Checkpoints",
+    "ClassLimits",
+    "Constant",
+    "Cosine",
+    "DatasetSpec",
+    "EarlyStopping",
+    "Evaluation",
+    "Exponential",
+    "Fraction",
+    "Initializer",
+    "Moments",
+    "Monitor",
+    "NetworkSpec",
+    "OneCycle",
+    "Optimizer",
+    "Part",
+    "Plan",
+    "Regularization",
+    "Schedule",
+    "StepDecay",
+    "TrainingSpec",
+    "Warmup",
+    "parse",
+]

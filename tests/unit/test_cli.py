@@ -1,0 +1,145 @@
+"""The command without a server: what it loads, what it refuses by itself, and how it shows what is null."""
+
+import subprocess
+import sys
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from rich.console import Console, Group
+from typer.testing import CliRunner
+
+from service.cli import app, pictures, tables
+from service.cli.terminal import figure
+from service.client import Client
+
+HEAVY = (
+    "torch",
+    "numpy",
+    "sqlalchemy",
+    "fastapi",
+    "celery",
+    "matplotlib",
+    "service.spec",
+    "service.settings",
+)
+
+
+def run(*words: str) -> Any:
+    return CliRunner().invoke(app, words)
+
+
+def shown(found: dict[str, Any], of: Any) -> str:
+    console = Console(width=120)
+    with console.capture() as capture:
+        console.print(Group(*of(found)))
+    return capture.get()
+
+
+def test_help_loads_nothing_heavy() -> None:
+    code = f"import sys, service.cli; sys.exit(str([name for name in {HEAVY} if name in sys.modules] or ''))"
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert ran.stderr.strip() == ""
+
+
+def test_evaluate_without_pytorch_says_what_to_install(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "weights.safetensors"
+    file.write_bytes(b"x")
+    monkeypatch.setitem(sys.modules, "torch", None)
+    ran = run("evaluate", str(file))
+    assert (ran.exit_code, ran.stdout) == (1, "")
+    assert "no_torch" in ran.stderr
+    assert "numeral[train]" in ran.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "code"),
+    [
+        (("plot", "job_0", "loss", "-o", "loss.gif"), "unknown_format"),
+        (("plot", "job_0", "loss"), "file_exists"),
+        (("preview", "--set", "rotation", "-o", "a.png"), "malformed_change"),
+        (("data", "samples", "mnist", "-o", "mnist"), "unknown_format"),
+    ],
+)
+def test_what_cannot_be_written_is_refused_before_a_server_is_asked(
+    words: tuple[str, ...], code: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("loss.png").write_bytes(b"mine")
+    ran = run(*words, "--url", "http://127.0.0.1:9")
+    assert ran.exit_code == 1
+    assert ran.stderr.startswith(f"{code}:")
+    assert Path("loss.png").read_bytes() == b"mine"
+
+
+def test_options_of_a_picture_are_the_servers_to_refuse(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[httpx.Request] = []
+
+    def refuse(request: httpx.Request) -> httpx.Response:
+        asked.append(request)
+        return httpx.Response(422, json={"code": "invalid_parameter", "detail": "no such parameter"})
+
+    transport = httpx.MockTransport(refuse)
+    monkeypatch.setattr(pictures, "Client", partial(Client, transport=transport))
+    file = tmp_path / "loss.png"
+    words = ("--set", "format=csv", "--set", "name=x", "--set", "job_id=y", "--set", "log=true")
+    ran = run("plot", "job_0", "loss", *words, "-o", str(file))
+    assert ran.exit_code == 1
+    assert ran.stderr.startswith("invalid_parameter: ")
+    (request,) = asked
+    assert request.url.path == "/v1/jobs/job_0/plots/loss.png"
+    assert dict(request.url.params) == {"format": "csv", "name": "x", "job_id": "y", "log": "true"}
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "text"),
+    [
+        ("test_accuracy", 0.9239, "92.39%"),
+        ("test_errors", 158.0, "158"),
+        ("errors", 1315, "1,315"),
+        ("test_loss", 0.25166646, "0.2517"),
+        ("test_accuracy", None, "-"),
+    ],
+)
+def test_a_figure_is_shown_as_its_name_asks(name: str, value: float | None, text: str) -> None:
+    assert figure(name, value) == text
+
+
+def test_a_report_shows_what_does_not_exist() -> None:
+    nothing = {"precision": None, "recall": None, "f1": None, "roc_auc": None}
+    accuracy = {"examples": 1, "errors": 0, "accuracy": 1.0, "accuracy_standard_error": 0.0, "loss": 0.0}
+    report = {
+        "task": "classification",
+        "parts": {"test": accuracy},
+        "published": [{"name": "test_accuracy", "published": None, "ours": None}],
+        "classes": [{"label": 0, "support": 0, **nothing}, {"label": 1, "support": 1, **nothing}],
+        "macro": nothing,
+        "confusion_matrix": [[0, 0], [0, 1]],
+        "calibration": {"expected_calibration_error": 0.0, "brier_score": 0.0},
+    }
+    assert "100.00% ± 0.00%" in shown(report, tables.of_report)
+    errors = {"examples": 1, "mse": 0.0, "rmse": 0.0, "r2": None}
+    noise = {"variance": 0.0, "mse_to_variance": None, "mse_to_realised_variance": None}
+    regression = {"task": "regression", "parts": {"test": errors}, "curve_rmse": 0.1, "noise": noise}
+    assert "0.1 (rmse)" in shown(regression, tables.of_report)
+
+
+def test_a_comparison_calls_jobs_by_letters() -> None:
+    found = {
+        "jobs": [
+            {"id": "job_x", "preset": None, "metrics": {"test_accuracy": 0.5}},
+            {"id": "job_y", "preset": "p", "metrics": {}},
+        ],
+        "differences": [{"pointer": "#/seed", "values": {"job_x": 1, "job_y": None}}],
+        "tests": [],
+        "notes": ["job_x and job_y are not tested against each other"],
+    }
+    text = shown(found, tables.of_comparison)
+    for said in ("A  job_x", "50.00%", "#/seed", "null", "A and B are not tested"):
+        assert said in text
