@@ -44,7 +44,7 @@ CURES: dict[str, dict[str, Any]] = {
         "evaluation": {"every_steps": 20},
         "early_stopping": {"patience": 10},
     },
-    "L1 0.0003": {"regularization": {"l1": 3e-4}},
+    "L1 0.1": {"regularization": {"l1": 0.1}},
     "L2 0.003": {"regularization": {"l2": 3e-3}},
     "dropout 0.3": {"regularization": {"dropout": 0.3}},
     "12 units instead of 32": {"network": {"hidden_widths": [12]}},

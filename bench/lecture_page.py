@@ -2,6 +2,7 @@
 pictures of them. The figures of all runs, of other days and machines too, are kept in `docs/lecture.json`."""
 
 import json
+import re
 import statistics
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
@@ -32,10 +33,12 @@ def write(folder: Path) -> None:
     rows = {_run(row): row for row in [*json.loads(FIGURES.read_text()), *map(_row, records)]}
     every = sorted(rows.values(), key=_place)
     FIGURES.write_text(json.dumps(every, indent=1) + "\n")
-    PAGE.write_text(rendered(PAGE.read_text(), every))
+    page = rendered(PAGE.read_text(), every)
+    PAGE.write_text(page)
     IMAGES.mkdir(parents=True, exist_ok=True)
     for name, draw in _pictures(records, folder):
-        (IMAGES / f"{name}.png").write_bytes(draw().png())
+        if f"/{name}.png)" in page:
+            (IMAGES / f"{name}.png").write_bytes(draw().png())
 
 
 def tables(folder: Path) -> Iterator[str]:
@@ -101,12 +104,17 @@ def _place(row: Row) -> tuple[int, str, int]:
 
 
 def _groups(rows: Sequence[Row]) -> Iterator[list[Row]]:
-    """Runs that differ by their seed alone."""
+    """Runs that differ by their seed alone, or by how many threads shared the work."""
     groups: dict[tuple[str, ...], list[Row]] = {}
     for row in rows:
-        key = tuple(row[name] for name in ("preset", "variant", "precision", "device"))
+        key = *(row[name] for name in ("preset", "variant", "precision")), _kind(row["device"])
         groups.setdefault(key, []).append(row)
     yield from groups.values()
+
+
+def _kind(device: str) -> str:
+    """A device's name without its threads, which move the last bits of a sum."""
+    return re.sub(r", \d+ threads", "", device)
 
 
 def _mean(values: Sequence[float], shown: Callable[[float], str]) -> str:
@@ -170,7 +178,7 @@ def _classifications(rows: Sequence[Row]) -> Iterator[str]:
                     _mean([row["highest_test_accuracy"] for row in group], _percent),
                     str(len(group)),
                     f"{statistics.median(row['seconds'] for row in group):,.0f}",
-                    f"{first['device']}, {first['precision']}",
+                    f"{_kind(first['device'])}, {first['precision']}",
                 )
             )
             + " |"
@@ -213,12 +221,17 @@ Draw = Callable[[], plots.Picture]
 
 
 def _pictures(records: Sequence[dict[str, Any]], folder: Path) -> Iterator[tuple[str, Draw]]:
-    """Name and picture, of one run of each preset that has a record here: that of its own seed, or the first."""
+    """Name and picture: of the data, and of one run of each preset that has a record here, that of its own seed
+    or the first."""
     chosen: dict[str, dict[str, Any]] = {}
     for record in records:
         own = record["spec"]["seed"] == PRESETS[record["preset"]].spec.seed
         if not record["variant"] and (own or record["preset"] not in chosen):
             chosen[record["preset"]] = record
+    yield "samples", _samples
+    for name, preset in PRESETS.items():
+        if preset.spec.augmentation is not None:
+            yield f"{name}-augmented", partial(_augmented, preset.spec)
     for name, record in chosen.items():
         spec = TrainingSpec.model_validate(record["spec"])
         if spec.task_name == "regression":
@@ -231,8 +244,13 @@ def _pictures(records: Sequence[dict[str, Any]], folder: Path) -> Iterator[tuple
         yield f"{name}-confusion", partial(_confusion, weights, spec)
         if len(spec.network.hidden_widths) == 1:
             yield f"{name}-weights", partial(_weights, weights)
-        if spec.augmentation is not None:
-            yield f"{name}-augmented", partial(_augmented, spec)
+
+
+def _samples() -> plots.Picture:
+    dataset = _dataset(PRESETS["slp-200"].spec)
+    pixels, labels = dataset.train_inputs[: 3 * SHOWN], dataset.train_targets[: 3 * SHOWN]
+    heading = "The first images of MNIST's training set"
+    return plots.samples(pixels, labels.tolist(), range(3 * SHOWN), heading=heading)
 
 
 def _dataset(spec: TrainingSpec) -> Dataset:
