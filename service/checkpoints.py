@@ -33,8 +33,9 @@ class CorruptCheckpoint(ValueError):
 class Snapshot:
     """A run at one step: the weights, and what else an exact resume needs.
 
-    `weights` are named as in `shapes`, float32. `state` holds the optimiser's arrays
-    (`optimizer.{parameter}.{key}`) and the best weights of early stopping (`best.{name}`). `progress` is
+    `weights` are those that were evaluated, named as in `shapes`, float32. `state` holds the optimiser's arrays
+    (`optimizer.{parameter}.{key}`), the weights in training and their average where they are others (`trained.{name}`,
+    `average.{name}`) and the best weights of early stopping (`best.{name}`). `progress` is
     JSON: the newest loss, early stopping's counters, the outcome. Random generators are not in it: each
     draw is a pure function of the seed and the step.
     """

@@ -22,7 +22,7 @@ def pointed(error: ValidationError) -> list[FieldError]:
 
 # pydantic puts the chosen member of a spec's union into the path
 _TAGS_OF = {
-    "optimizer": ("sgd", "adam", "amsgrad", "adamw"),
+    "optimizer": ("sgd", "adam", "amsgrad", "adamw", "muon"),
     "schedule": ("constant", "step", "exponential", "cosine", "one_cycle"),
 }
 

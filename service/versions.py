@@ -18,7 +18,8 @@ from service.spec import DatasetSpec
 # queue, API) or is made from them afterwards (reports, pictures) is left out: it may change freely.
 ENGINE = (
     *("service.catalog", "service.checkpoints", "service.data", "service.evaluation", "service.network"),
-    *("service.seeds", "service.spec", "worker.device", "worker.optimizers", "worker.training"),
+    *("service.normalization", "service.seeds", "service.spec", "worker.averaging", "worker.budget"),
+    *("worker.device", "worker.networks", "worker.optimizers", "worker.training"),
 )
 DIGEST_CHARACTERS = 12
 

@@ -50,7 +50,7 @@ def threads_for(spec: TrainingSpec, available: int) -> int:
     """Threads that a job is faster with: one where a step's products are so small that handing them out
     costs more than it gains. A function of the spec alone on one machine, as every attempt must take the
     same number."""
-    products = 6 * spec.plan.batch * spec.parameter_count  # operations of forward and backward
+    products = 6 * spec.batching.batch * spec.parameter_count  # operations of forward and backward
     return available if products >= SHARED_OPERATIONS else 1
 
 

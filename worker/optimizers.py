@@ -13,6 +13,8 @@ from service import spec as specs
 from service.network import to_numpy
 from service.spec import Plan, TrainingSpec
 
+RATE_RATIO = "rate_ratio"  # of a group of parameters: its learning rate over the run's
+
 Arrays = Mapping[str, NDArray[Any]]
 
 
@@ -82,6 +84,8 @@ def make(optimizer: specs.Optimizer, parameters: Iterable[Parameter]) -> torch.o
     # one kernel for all of a step's arithmetic; float32 parameters on these devices have one
     kernels: dict[str, Any] = {"fused": True} if device.type in ("cpu", "cuda") else {"foreach": True}
     rate = optimizer.learning_rate
+    if isinstance(optimizer, specs.Muon):
+        return MuonWithAdamW(optimizer, every, kernels)
     if isinstance(optimizer, specs.SGD):
         return torch.optim.SGD(
             every, lr=rate, momentum=optimizer.momentum, nesterov=optimizer.nesterov, **kernels
@@ -101,6 +105,50 @@ def make(optimizer: specs.Optimizer, parameters: Iterable[Parameter]) -> torch.o
     return torch.optim.Adam(every, amsgrad=amsgrad, **moments, **kernels)
 
 
+class MuonWithAdamW(torch.optim.Optimizer):
+    """Torch's Muon for the hidden layers' weights and torch's AdamW for the rest, as Muon's authors advise
+    (Jordan et al. 2024, "Muon: An optimizer for hidden layers in neural networks"), as one: the groups and the
+    state are those of both."""
+
+    def __init__(self, spec: specs.Muon, parameters: list[Parameter], kernels: Mapping[str, Any]) -> None:
+        """`parameters` lead from the first layer to the last; the last layer's weights are the last of more
+        than one dimension."""
+        *hidden, last = [parameter for parameter in parameters if parameter.ndim > 1]
+        vectors = [parameter for parameter in parameters if parameter.ndim == 1]
+        self._muon: torch.optim.Optimizer = torch.optim.Muon(
+            hidden,
+            lr=spec.learning_rate,
+            momentum=spec.momentum,
+            nesterov=spec.nesterov,
+            weight_decay=spec.weight_decay,
+        )
+        ratio = {RATE_RATIO: spec.adam_learning_rate / spec.learning_rate}
+        groups = [{"params": [last], **ratio}, {"params": vectors, "weight_decay": 0.0, **ratio}]
+        self._adamw = torch.optim.AdamW(
+            groups, lr=spec.adam_learning_rate, weight_decay=spec.weight_decay, **kernels
+        )
+        super().__init__([*self._muon.param_groups, *self._adamw.param_groups], {})
+        self._share()
+
+    def _share(self) -> None:
+        """Give both the groups and the state that this one, as torch's optimisers do, saves and loads."""
+        count = len(self._muon.param_groups)
+        self._muon.param_groups, self._adamw.param_groups = (
+            self.param_groups[:count],
+            self.param_groups[count:],
+        )
+        self._muon.state = self._adamw.state = self.state
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        super().load_state_dict(state_dict)
+        self._share()
+
+    def step(self, closure: None = None) -> None:  # type: ignore[override]
+        assert closure is None
+        self._muon.step()
+        self._adamw.step()
+
+
 def undone_correction(optimizer: specs.Optimizer, step: int) -> float:
     """By what the learning rate of step t = 1, 2, ... is multiplied to take away torch's correction of the
     two means: (1 - beta1^t) / sqrt(1 - beta2^t) for AMSGrad without it, else 1. Exact but for epsilon, which
@@ -111,9 +159,18 @@ def undone_correction(optimizer: specs.Optimizer, step: int) -> float:
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
-    """The rate of the next step, in every group."""
+    """The rate of the next step, in every group, times the group's own ratio to it."""
     for group in optimizer.param_groups:
-        group["lr"] = rate
+        group["lr"] = rate * group.get(RATE_RATIO, 1.0)
+
+
+@torch.no_grad()
+def clip(parameters: Iterable[Parameter], norm: float, largest: float) -> None:
+    """Scale gradients whose Euclidean norm, all together, is `norm` down to `largest` where it is over that
+    (Pascanu, Mikolov and Bengio 2013, algorithm 1)."""
+    if norm > largest:
+        gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+        torch._foreach_mul_(gradients, largest / norm)
 
 
 @torch.no_grad()

@@ -5,7 +5,8 @@ import os
 import platform
 import time
 from collections.abc import Callable, Hashable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 from importlib.metadata import version
 from typing import Any, TypeVar
 
@@ -28,14 +29,16 @@ from service.data.digits import PREPROCESSING_VERSION
 from service.errors import ServiceError, Unavailable
 from service.report import make as make_report
 from service.settings import Settings
-from service.spec import TrainingSpec
+from service.spec import MAX_STEPS, TrainingSpec
 from service.store import attempts, checkpoints, models
 from service.store.attempts import Attempt, Curve, Point
 from service.store.checkpoints import Checkpoint, Kept
 from service.store.database import Database
+from service.store.events import Telling
 from service.store.jobs import Job, JobLost, State
 from service.store.reports import Draft
 from service.versions import code_version
+from worker.budget import Trial, seconds_of, steps_within
 from worker.device import Resident, describe, place, resolve, set_threads, threads_for
 from worker.lease import Heartbeat, Lease
 from worker.leaving import Leaving
@@ -116,10 +119,10 @@ class Training:
         self._lease = lease
         self._attempt = lease.attempt
         self._spec = TrainingSpec.model_validate(job.spec)
+        self._record: Record  # once the number of steps is known
         self._began = time.monotonic()
-        self._record = Record(self._spec)
         self._newest: Report | None = None
-        self._saved_at = -float("inf")
+        self._saved_at = self._polled_at = -float("inf")
         self._saved: Checkpoint | None = None
         self._dataset_sha256 = ""
 
@@ -166,6 +169,10 @@ class Training:
         set_threads(threads_for(self._spec, self._process.threads))
         data = self._process.data(self._spec, device)
         self._dataset_sha256 = data.dataset.sha256
+        planned = self._planned(data, device)
+        if planned is None:
+            return
+        self._spec, self._record = planned, Record(planned)
         for report in fit(self._spec, data, device=device, resume=self._patiently(self._resume)):
             state = self._note(report)
             if report.outcome is not None:
@@ -175,6 +182,64 @@ class Training:
                 self._save_if_time(report)
             if self._stopped(report, state):
                 return
+
+    def _planned(self, data: Resident, device: torch.device) -> TrainingSpec | None:
+        """The spec with its number of steps: for a `budget_seconds` as many as fit into it at the speed that is
+        measured here, once for all attempts. None if the job was stopped meanwhile."""
+        budget, known = self._spec.budget_seconds, (self._job.progress or {}).get("steps")
+        if budget is None:
+            return self._spec
+        if known is not None:
+            return self._spec.with_steps(known)
+        began = time.monotonic()
+        trial = Trial(self._spec, data, device=device)
+        for report in trial:
+            if self._stopped_in_trial(report):
+                return None
+        speed = trial.speed(report=_seconds_to_note(report), checkpoint=self._seconds_to_store(report))
+        left = budget - (time.monotonic() - began)
+        planned = self._spec.with_steps(steps_within(self._spec, speed, left))
+        self._tell_plan(planned, seconds_of(planned, speed))
+        return planned
+
+    def _stopped_in_trial(self, report: Report) -> bool:
+        """Whether the job is to stop before it has begun, and then that has been done: nothing is left of it."""
+        if self._lease.lost:
+            raise JobLost(f"the lease of {self._job.id} ran out")
+        if self._process.leaving.is_set():
+            self._release()
+            return True
+        if report.step and time.monotonic() - self._polled_at < POLL_SECONDS:
+            return False
+        self._polled_at = time.monotonic()
+        state = self._patiently(lambda: attempts.state(self._db, self._attempt))
+        if state == "cancelling":
+            self._cancelled()
+            return True
+        return state == "pausing" and self._paused()
+
+    def _seconds_to_store(self, report: Report) -> float:
+        """What a checkpoint takes. Nothing names these bytes: they are collected as garbage."""
+        began = time.monotonic()
+        for data in self._encoded(report.snapshot()):
+            self._patiently(partial(checkpoints.write_blob, self._db, data))
+        return time.monotonic() - began
+
+    def _tell_plan(self, planned: TrainingSpec, seconds: float) -> None:
+        """Let the job show the steps, from which later attempts have them too."""
+        plan = planned.plan
+        progress = {
+            "step": 0,
+            "steps": plan.steps,
+            "epoch": 0.0,
+            "epochs": plan.epochs,
+            "eta_seconds": seconds,
+        }
+        said = (
+            f"{plan.steps:,} steps, {plan.epochs:.4g} epochs, fit into {self._spec.budget_seconds:g} seconds"
+        )
+        told: Telling = ("log", {"message": said})
+        self._patiently(lambda: attempts.tell(self._db, self._attempt, told, values={"progress": progress}))
 
     def _resume(self) -> Snapshot | None:
         """The newest whole checkpoint of an earlier attempt."""
@@ -233,12 +298,10 @@ class Training:
             return True
         if state == "pausing":
             self._save(report, "paused")
-            return self._patiently(lambda: attempts.paused(self._db, self._attempt, runtime=self._runtime))
+            return self._paused()
         if self._process.leaving.is_set():
             self._save(report, "released")
-            job = self._patiently(lambda: attempts.release(self._db, self._attempt, runtime=self._runtime))
-            if job.state == "queued":
-                self._process.ring(job)
+            self._release()
             return True
         limit = self._spec.max_runtime_seconds
         if limit is not None and self._job.runtime_seconds + self._runtime > limit:
@@ -247,6 +310,14 @@ class Training:
                 f"{limit:g} seconds of training are over at step {report.step:,}: raise max_runtime_seconds"
             )
         return False
+
+    def _paused(self) -> bool:
+        return self._patiently(lambda: attempts.paused(self._db, self._attempt, runtime=self._runtime))
+
+    def _release(self) -> None:
+        job = self._patiently(lambda: attempts.release(self._db, self._attempt, runtime=self._runtime))
+        if job.state == "queued":
+            self._process.ring(job)
 
     def _finish(self, report: Report, data: Resident) -> None:
         header, weights = self._store(report, "final")
@@ -306,8 +377,7 @@ class Training:
         """The stored checkpoint, and its weights file."""
         self._write_rest(report)
         snapshot = report.snapshot()
-        weights = encode_weights(snapshot, self._spec, preprocessing=PREPROCESSING_VERSION)
-        state = encode_state(snapshot, self._spec, weights_sha256=sha256(weights))
+        weights, state = self._encoded(snapshot)
         self._saved = self._patiently(
             lambda: checkpoints.save(
                 self._db,
@@ -323,6 +393,11 @@ class Training:
         )
         self._saved_at = time.monotonic()
         return self._saved, weights
+
+    def _encoded(self, snapshot: Snapshot) -> tuple[bytes, bytes]:
+        """The weights file and the state file."""
+        weights = encode_weights(snapshot, self._spec, preprocessing=PREPROCESSING_VERSION)
+        return weights, encode_state(snapshot, self._spec, weights_sha256=sha256(weights))
 
     @property
     def _kept(self) -> Kept:
@@ -436,6 +511,17 @@ class Record:
             "images_per_second": steps_a_second * self._plan.examples / self._plan.steps_per_pass,
             "eta_seconds": left / steps_a_second if steps_a_second else None,
         }
+
+
+def _seconds_to_note(report: Report) -> float:
+    """What a report without figures takes beyond its step, most of which a small network on a GPU would notice."""
+    record, ordinary = Record(TrainingSpec(steps=MAX_STEPS)), replace(report, metrics={}, curve=None)
+    began = time.monotonic()
+    for _ in range(1000):
+        record.take(ordinary)
+        if not record.write_due(ordinary):
+            record.poll_due()
+    return (time.monotonic() - began) / 1000
 
 
 def provenance(spec: TrainingSpec, device: torch.device, report: Report) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 Whoever consumes it records metrics, stores checkpoints and polls for a cancel; `fit` knows no database,
 no queue and no wall clock of the service. Nothing random is carried from step to step: the order of pass p
 is a pure function of (seed, p) and dropout's draws one of (seed, step), so that a snapshot is the weights,
-the optimiser's state and a little bookkeeping, and a resumed run ends with the very bytes of an
+their average, the optimiser's state and a little bookkeeping, and a resumed run ends with the very bytes of an
 uninterrupted one (same device and thread count).
 """
 
@@ -24,11 +24,13 @@ from service.data.augment import Augmenter
 from service.data.datasets import Dataset
 from service.errors import ServiceError
 from service.evaluation import evaluate, mean_loss, outputs
-from service.network import MultiLayerPerceptron, arrays_of, build, load_arrays
+from service.network import MultiLayerPerceptron, build
+from service.normalization import normalize_hidden
 from service.seeds import derived_seed
 from service.spec import EarlyStopping, TrainingSpec
 from worker import optimizers
 from worker.device import Examples, Resident, deterministic, place, products
+from worker.networks import Networks
 
 __all__ = ["Diverged", "Outcome", "Report", "Snapshot", "fit"]
 
@@ -49,7 +51,7 @@ class Report:
     """Of the step's batch, before the step, with label smoothing but without L1 and L2."""
     learning_rate: float
     gradient_norm: float
-    """Euclidean norm of the gradient of that loss."""
+    """Euclidean norm of the gradient of that loss, before it is clipped."""
     metrics: Mapping[str, float]
     """train_, validation_ and test_ `loss` and `accuracy` (none for a regression), of the weights after the
     step; empty when no figures were taken."""
@@ -90,7 +92,7 @@ class _Run:
     """What changes while a run trains."""
 
     spec: TrainingSpec
-    network: MultiLayerPerceptron
+    networks: Networks
     optimizer: torch.optim.Optimizer
     stopping: "_Stopping | None"
     step: int = 0
@@ -102,7 +104,7 @@ class _Run:
         if step != self.step:
             raise RuntimeError(f"step {step} is over: take a snapshot before the generator is advanced")
         self.require_finite()
-        state = optimizers.state_arrays(self.optimizer)
+        state = {**optimizers.state_arrays(self.optimizer), **self.networks.state()}
         progress: dict[str, Any] = {
             "loss": self.loss,
             "gradient_norm": self.gradient_norm,
@@ -112,10 +114,10 @@ class _Run:
             state |= {f"best.{name}": array for name, array in self.stopping.best_weights.items()}
             progress["early_stopping"] = self.stopping.progress()
         epoch = self.spec.plan.epoch_of(step)
-        return Snapshot(step, epoch, arrays_of(self.network), state, progress)
+        return Snapshot(step, epoch, self.networks.arrays(), state, progress)
 
     def restore(self, snapshot: Snapshot) -> None:
-        load_arrays(self.network, snapshot.weights)
+        self.networks.restore(snapshot)
         optimizers.load_state_arrays(self.optimizer, snapshot.state)
         self.step, progress = snapshot.step, snapshot.progress
         self.loss, self.gradient_norm = progress["loss"], progress["gradient_norm"]
@@ -125,8 +127,7 @@ class _Run:
             self.stopping.restore(progress["early_stopping"], best)
 
     def require_finite(self) -> None:
-        finite = [parameter.isfinite().all() for parameter in self.network.parameters()]
-        if not torch.stack(finite).all():
+        if not self.networks.finite():
             raise self.diverged()
 
     def diverged(self) -> Diverged:
@@ -145,7 +146,7 @@ class _Stopping:
     stale: int = 0
     best_weights: Arrays = field(default_factory=dict)
 
-    def update(self, step: int, metrics: Mapping[str, float], network: MultiLayerPerceptron) -> bool:
+    def update(self, step: int, metrics: Mapping[str, float], networks: Networks) -> bool:
         """Take an evaluation in; true when training should stop."""
         value = metrics[self.spec.monitor]
         if not self._improves(value):
@@ -153,7 +154,7 @@ class _Stopping:
             return self.stale >= self.spec.patience
         self.best, self.best_step, self.best_metrics, self.stale = value, step, metrics, 0
         if self.spec.restore_best:
-            self.best_weights = arrays_of(network)
+            self.best_weights = networks.arrays()
         return False
 
     def _improves(self, value: float) -> bool:
@@ -197,9 +198,10 @@ def fit(
         raise ValueError(f"the spec trains on {plan.examples} examples; the dataset has {len(data.train)}")
     with deterministic(enabled=spec.deterministic):
         run = _begin(spec, data, device, resume)
-        network, optimizer, regularization = run.network, run.optimizer, spec.regularization
+        network, optimizer, regularization = run.networks.trained, run.optimizer, spec.regularization
         parameters = list(network.parameters())
         weights = [parameter for parameter in parameters if parameter.ndim > 1]
+        largest_norm = regularization.max_gradient_norm or math.inf
         batches = _Batches(spec, data.train, network)
         evaluation_due = _evaluation_cadence(spec, clock)
         low_precision = products(spec.precision, device)
@@ -226,15 +228,21 @@ def fit(
             loss.backward()  # type: ignore[no-untyped-call]
             norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
             run.loss, run.gradient_norm = _finite(run, loss, norm)
+            optimizers.clip(parameters, run.gradient_norm, largest_norm)
             if regularization.l2:
                 optimizers.add_l2(weights, regularization.l2)
             optimizer.step()
             if regularization.l1:
                 optimizers.soft_threshold(weights, learning_rate * regularization.l1)
+            run.networks.follow(step)
 
             last = step == plan.steps
             metrics = _figures(run, data) if evaluation_due(step) or last else {}
-            stop = run.stopping is not None and metrics != {} and run.stopping.update(step, metrics, network)
+            stop = (
+                run.stopping is not None
+                and metrics != {}
+                and run.stopping.update(step, metrics, run.networks)
+            )
             if last or stop:
                 metrics = _end(run, metrics, "early_stopping" if stop else "completed")
             yield _report(run, data, metrics)
@@ -243,9 +251,13 @@ def fit(
 
 
 def _begin(spec: TrainingSpec, data: Resident, device: torch.device, resume: Snapshot | None) -> _Run:
-    network = build(spec, data.dataset.train_inputs if resume is None else None).to(device)
+    network = build(spec, data.dataset.train_inputs if resume is None else None)
+    if spec.network.normalization == "batch":
+        normalize_hidden(network)
+    network.to(device)
     optimizer = optimizers.make(spec.optimizer, network.parameters())
-    run = _Run(spec, network, optimizer, _Stopping(spec.early_stopping) if spec.early_stopping else None)
+    stopping = _Stopping(spec.early_stopping) if spec.early_stopping else None
+    run = _Run(spec, Networks(spec, network), optimizer, stopping)
     if resume is not None:
         if resume.step > spec.plan.steps:
             raise ValueError(f"the snapshot is of step {resume.step}, past the run's {spec.plan.steps}")
@@ -311,11 +323,11 @@ def _finite(run: _Run, loss: Tensor, norm: Tensor) -> tuple[float, float]:
 
 def _figures(run: _Run, data: Resident) -> dict[str, float]:
     """The metrics of the present weights. Raises Diverged when one is not finite."""
-    spec = run.spec
+    spec, network = run.spec, run.networks.evaluated()
     metrics = {
         f"{part}_{name}": value
-        for part, examples in data.evaluated_by(run.network, spec.evaluation.train_examples).items()
-        for name, value in evaluate(run.network, examples.inputs, examples.targets, spec.loss_name).items()
+        for part, examples in data.evaluated_by(network, spec.evaluation.train_examples).items()
+        for name, value in evaluate(network, examples.inputs, examples.targets, spec.loss_name).items()
     }
     if not all(map(math.isfinite, metrics.values())):
         raise run.diverged()
@@ -326,7 +338,7 @@ def _end(run: _Run, metrics: Mapping[str, float], outcome: Outcome) -> Mapping[s
     """Close the run: the best weights put back where early stopping asks for it, and their metrics."""
     run.outcome = outcome
     if run.stopping is not None and run.stopping.best_weights:
-        load_arrays(run.network, run.stopping.best_weights)
+        run.networks.end_with(run.stopping.best_weights)
         metrics = run.stopping.best_metrics
     run.require_finite()
     return metrics
@@ -352,8 +364,9 @@ def _report(run: _Run, data: Resident, metrics: Mapping[str, float]) -> Report:
 
 
 def _curve(run: _Run, data: Resident) -> NDArray[np.float32]:
-    inputs = data.evaluated_by(run.network, run.spec.evaluation.train_examples)["test"].inputs
-    return outputs(run.network, inputs)[:, 0].cpu().numpy()
+    network = run.networks.evaluated()
+    inputs = data.evaluated_by(network, run.spec.evaluation.train_examples)["test"].inputs
+    return outputs(network, inputs)[:, 0].cpu().numpy()
 
 
 def _checkpoint_due(run: _Run) -> bool:
@@ -371,16 +384,29 @@ def _checkpoint_due(run: _Run) -> bool:
 
 def _evaluation_cadence(spec: TrainingSpec, clock: Callable[[], float]) -> Callable[[int], bool]:
     """Whether figures are due after a step; the first and last are the loop's own."""
-    asked, plan = spec.evaluation, spec.plan
+    asked, every = spec.evaluation, _steps_between_evaluations(spec)
     if asked.every_seconds is not None:
         return _Timer(asked.every_seconds, clock, first_step=asked.first_step)
-    if asked.every_steps is not None:
-        every = asked.every_steps
-    elif asked.every_epochs is not None or plan.epochs <= EVALUATIONS:
-        every = (asked.every_epochs or 1) * plan.steps_per_epoch
-    else:
-        every = math.ceil(plan.steps / EVALUATIONS)
     return lambda step: step % every == 0 or (asked.first_step and step == 1)
+
+
+def _steps_between_evaluations(spec: TrainingSpec) -> int:
+    """By steps or epochs; of a cadence by the clock, those of the run."""
+    asked, plan = spec.evaluation, spec.plan
+    if asked.every_seconds is not None:
+        return plan.steps
+    if asked.every_steps is not None:
+        return asked.every_steps
+    if asked.every_epochs is not None or plan.epochs <= EVALUATIONS:
+        return (asked.every_epochs or 1) * plan.steps_per_epoch
+    return math.ceil(plan.steps / EVALUATIONS)
+
+
+def evaluations_of(spec: TrainingSpec) -> int:
+    """How often a whole run takes figures; those by the clock are not counted."""
+    asked, steps, every = spec.evaluation, spec.plan.steps, _steps_between_evaluations(spec)
+    first = asked.first_step and 1 not in (every, steps)
+    return asked.initial + first + math.ceil(steps / every)
 
 
 class _Timer:

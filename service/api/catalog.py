@@ -25,7 +25,7 @@ class PresetView(BaseModel):
     section: Annotated[str, Field(description="Of the lecture notes.")]
     published: Annotated[dict[str, float], Field(description="Figures that the lecture publishes.")]
     parameter_count: int
-    steps: int
+    steps: Annotated[int | None, Field(description="null: the worker fixes them, to meet `budget_seconds`.")]
     spec: TrainingSpec
 
     @classmethod
@@ -36,7 +36,7 @@ class PresetView(BaseModel):
             section=preset.section,
             published=dict(preset.published),
             parameter_count=preset.spec.parameter_count,
-            steps=preset.spec.plan.steps,
+            steps=None if preset.spec.planned is None else preset.spec.planned.steps,
             spec=preset.spec,
         )
 

@@ -102,16 +102,20 @@ class JobView(BaseModel):
         )
 
 
+_Basis = Literal["measured", "assumed", "budget"]
+
+
 class DryRun(BaseModel):
     """What a job would come to. Nothing is kept of it."""
 
     parameter_count: int
     memory_bytes: int
-    steps: int
-    epochs: float
+    steps: Annotated[int | None, Field(description="null: the worker fixes them, to meet `budget_seconds`.")]
+    epochs: float | None
     estimated_seconds: float
     estimate_basis: Annotated[
-        Literal["measured", "assumed"], Field(description="measured: from jobs that have run here.")
+        _Basis,
+        Field(description="measured: from jobs that have run here; budget: the spec's `budget_seconds`."),
     ]
     queue: str
     queue_position: Annotated[int, Field(description="Jobs that would go before it.")]
@@ -181,7 +185,10 @@ _CHANGE_BODY = {
 
 
 def _versions(context: Context, spec: TrainingSpec) -> Versions | None:
-    """Those that a job of this spec would have if it began now; None if that cannot be told."""
+    """Those that a job of this spec would have if it began now; None if that cannot be told, or if another run
+    of the spec would do something else: as many steps as fit into its time."""
+    if spec.planned is None:
+        return None
     settings = context.settings
     data = data_version(spec.dataset, cache_dir=settings.cache_dir, data_dir=settings.data_dir)
     code: str | None = code_version()
@@ -195,21 +202,31 @@ def _dry_run(context: Context, submission: Submission, *, reuse: bool) -> DryRun
     wanted = _versions(context, spec) if reuse else None
     found = None if wanted is None else jobs.done_before(context.db, spec, wanted)
     where = workers.queue_now(context.db, spec.device)
-    speed = jobs.measured_speed(context.db, device_prefix=DEVICE_PREFIX[where])
-    plan = spec.plan
-    work = spec.parameter_count * plan.steps * plan.examples / plan.steps_per_pass
+    plan = spec.planned
+    seconds, basis = _estimate(context, spec, where)
     return DryRun(
         parameter_count=spec.parameter_count,
         memory_bytes=spec.memory_bytes,
-        steps=plan.steps,
-        epochs=plan.epochs,
-        estimated_seconds=max(work / (speed or ASSUMED_SPEED[where]), plan.steps * STEP_SECONDS),
-        estimate_basis="measured" if speed else "assumed",
+        steps=None if plan is None else plan.steps,
+        epochs=None if plan is None else plan.epochs,
+        estimated_seconds=seconds,
+        estimate_basis=basis,
         queue=where,
         queue_position=jobs.queue_position(context.db, priority=submission.request.priority),
         reuses=None if found is None else found.id,
         spec=spec,
     )
+
+
+def _estimate(context: Context, spec: TrainingSpec, queue: str) -> tuple[float, _Basis]:
+    """Seconds that training takes, and how they are known."""
+    if spec.budget_seconds is not None:
+        return spec.budget_seconds, "budget"
+    plan = spec.plan
+    speed = jobs.measured_speed(context.db, device_prefix=DEVICE_PREFIX[queue])
+    work = spec.parameter_count * plan.steps * plan.examples / plan.steps_per_pass
+    seconds = max(work / (speed or ASSUMED_SPEED[queue]), plan.steps * STEP_SECONDS)
+    return seconds, "measured" if speed else "assumed"
 
 
 def _idempotency(

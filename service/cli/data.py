@@ -73,7 +73,9 @@ def presets(as_json: Json = False, url: Url = None) -> None:
         found = client.presets()
     table = Table(Column("preset", no_wrap=True), "what", box=None, padding=(0, 2, 1, 0))
     for preset in found:
-        size = f"{preset['parameter_count']:,} parameters, {preset['steps']:,} steps"
+        budget = preset["spec"].get("budget_seconds")
+        length = f"{preset['steps']:,} steps" if budget is None else f"{budget:g} seconds"
+        size = f"{preset['parameter_count']:,} parameters, {length}"
         facts = "; ".join(filter(None, (size, _figures(preset["published"]))))
         table.add_row(preset["name"], f"{preset['title']}\n[dim]{facts}[/]")
     show(found, table, as_json)

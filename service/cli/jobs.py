@@ -89,4 +89,7 @@ def _steer(act: Callable[[Client], Job], as_json: bool, url: str | None) -> None
 
 
 def _steps(job: Job) -> str:
-    return "" if job.progress is None else f"{job.progress['step']:,}/{job.progress['steps']:,}"
+    if job.progress is None:
+        return ""
+    steps = job.progress["steps"]  # None while the speed is to be measured
+    return f"{job.progress['step']:,}/{'?' if steps is None else format(steps, ',')}"

@@ -6,17 +6,18 @@ counts parameters and steps from the spec alone.
 """
 
 from service.spec.augmentation import LIMITS, Augmentation, ClassLimits
+from service.spec.averaging import Averaging
 from service.spec.dataset import DatasetSpec
 from service.spec.network import MAX_DEPTH, MAX_WIDTH, Activation, Initializer, NetworkSpec
-from service.spec.optimizer import SGD, Adam, AdamW, AMSGrad, Moments, Optimizer
+from service.spec.optimizer import SGD, Adam, AdamW, AMSGrad, Moments, Muon, Optimizer
 from service.spec.part import MAX_STEPS, Fraction, Part
+from service.spec.plan import Batching, Plan
 from service.spec.schedule import Constant, Cosine, Exponential, OneCycle, Schedule, StepDecay, Warmup
 from service.spec.training import (
     Checkpoints,
     EarlyStopping,
     Evaluation,
     Monitor,
-    Plan,
     Regularization,
     TrainingSpec,
     parse,
@@ -33,6 +34,8 @@ __all__ = [
     "Adam",
     "AdamW",
     "Augmentation",
+    "Averaging",
+    "Batching",
     "Checkpoints",
     "ClassLimits",
     "Constant",
@@ -45,6 +48,7 @@ __all__ = [
     "Initializer",
     "Moments",
     "Monitor",
+    "Muon",
     "NetworkSpec",
     "OneCycle",
     "Optimizer",

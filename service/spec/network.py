@@ -31,6 +31,9 @@ class NetworkSpec(Part):
     initializer_scale: float | None = Field(default=None, gt=0, le=100)
     """Half-width of `uniform` or standard deviation of `normal` (unset: 0.05); refused for the others,
     whose scale follows from the layer's size."""
+    normalization: Literal["none", "batch"] = "none"
+    """batch normalises each hidden layer before its activation, by the batch in training (Ioffe and Szegedy 2015);
+    it is folded into the layer's weights and biases where the network is evaluated, stored and served."""
     input_normalization: Literal["auto", "none", "symmetric", "standardize"] = "auto"
     """What is done to the inputs: none leaves pixels in [0, 1], symmetric maps them to [-1, 1],
     standardize takes the training set's mean and standard deviation; auto is none for images and

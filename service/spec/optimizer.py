@@ -62,4 +62,21 @@ class AdamW(Moments):
     """Share of each weight, times the learning rate, that a step takes away; biases are spared."""
 
 
-Optimizer = Annotated[SGD | Adam | AMSGrad | AdamW, Field(discriminator="name")]
+class Muon(Part):
+    """Muon (Jordan et al. 2024): steps of the hidden layers' weights are made orthogonal, which asks for products
+    of their own, so that it pays with large batches. The last layer's weights and all biases take AdamW."""
+
+    name: Literal["muon"] = "muon"
+    learning_rate: float = Field(default=0.02, gt=0, le=1000)
+    """Step size before the schedule, times sqrt(max(1, outputs / inputs)) of the layer."""
+    momentum: Fraction = 0.95
+    """Decay of the mean of the gradients."""
+    nesterov: bool = True
+    """Look ahead along the momentum (Nesterov 1983)."""
+    weight_decay: float = Field(default=0.01, ge=0, le=100)
+    """Share of each weight, times its learning rate, that a step takes away; biases are spared."""
+    adam_learning_rate: float = Field(default=0.001, gt=0, le=1000)
+    """Step size of AdamW's part before the schedule, which scales both; its other figures are adamw's defaults."""
+
+
+Optimizer = Annotated[SGD | Adam | AMSGrad | AdamW | Muon, Field(discriminator="name")]

@@ -4,7 +4,6 @@ import hashlib
 import json
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
 from itertools import pairwise
 from typing import Annotated, Literal, Self
 
@@ -15,10 +14,12 @@ from service import mistakes
 from service.catalog import Task
 from service.errors import FieldError, Invalid
 from service.spec.augmentation import Augmentation
+from service.spec.averaging import Averaging
 from service.spec.dataset import DatasetSpec
 from service.spec.network import NetworkSpec
 from service.spec.optimizer import Adam, Optimizer
 from service.spec.part import MAX_STEPS, Fraction, Part
+from service.spec.plan import Batching, Plan
 from service.spec.schedule import Constant, Schedule, Warmup
 
 Monitor = Literal["validation_loss", "validation_accuracy"]
@@ -35,6 +36,9 @@ class Regularization(Part):
     """Share of each hidden layer's outputs dropped in training (Srivastava et al. 2014)."""
     label_smoothing: Fraction = 0.0
     """Share of each label spread evenly over all classes (Szegedy et al. 2016)."""
+    max_gradient_norm: float | None = Field(default=None, gt=0, le=1e9)
+    """Euclidean norm to which the gradient of the loss is scaled down where it is longer (Pascanu et al. 2013); unset:
+    it is left as it is."""
 
 
 class EarlyStopping(Part):
@@ -109,15 +113,20 @@ class TrainingSpec(Part):
     batch_size: Annotated[int, Field(ge=1, le=10_000_000)] | Literal["full"] = 100
     """Examples a step, or "full" for all of them."""
     epochs: int | None = Field(default=None, ge=1, le=MAX_STEPS)
-    """Epochs trained; this or `steps`; neither: 10."""
+    """Epochs trained; this, `steps` or `budget_seconds`; none of them: 10."""
     passes_per_epoch: int = Field(default=1, ge=1, le=100_000)
     """Passes over the training set that make one epoch (the lecture's deep net: 10)."""
     steps: int | None = Field(default=None, ge=1, le=MAX_STEPS)
     """Optimiser steps trained, instead of `epochs`."""
+    budget_seconds: float | None = Field(default=None, ge=1, le=31_536_000)
+    """Seconds of training, figures and checkpoints included, instead of `epochs`: the worker measures its speed, a few
+    seconds at most and part of them, and fixes the number of steps so that the schedule ends on time."""
     regularization: Regularization = Regularization()
     """What is done against over-fitting."""
     augmentation: Augmentation | None = None
     """Deformed training images; unset: as they are."""
+    averaging: Averaging | None = None
+    """Moving average of the weights; unset: none, the newest are evaluated."""
     early_stopping: EarlyStopping | None = None
     """Stop when a held-out figure no longer improves; unset: train to the end."""
     evaluation: Evaluation = Evaluation()
@@ -150,22 +159,14 @@ class TrainingSpec(Part):
             yield from self._regression_mistakes()
         if self.regularization.label_smoothing and self.loss_name != "cross_entropy":
             yield mistakes.field_mistake("regularization/label_smoothing", "needs cross_entropy: set it to 0")
-        if self.epochs is not None and self.steps is not None:
-            yield mistakes.field_mistake("steps", "epochs is set too: give one and set the other to null")
+        yield from self._length_mistakes()
         if self.batch_size != "full" and self.batch_size > self.dataset.train_examples:
             yield mistakes.field_mistake(
                 "batch_size",
                 f"{self.batch_size:,} is over the {self.dataset.train_examples:,} training examples: "
                 'make it smaller, or "full"',
             )
-        if self.plan.steps > MAX_STEPS:
-            yield mistakes.field_mistake(
-                "epochs", f"that is {self.plan.steps:,} steps, over the limit of {MAX_STEPS:,}: ask for fewer"
-            )
-        if isinstance(self.schedule, Warmup) and self.schedule.warmup_steps > self.plan.steps:
-            yield mistakes.field_mistake(
-                "schedule/warmup_steps", f"the run has only {self.plan.steps:,} steps: warm up for fewer"
-            )
+        yield from self._hidden_layer_mistakes()
         if self.early_stopping is not None:
             yield from self._early_stopping_mistakes(self.early_stopping)
 
@@ -178,6 +179,40 @@ class TrainingSpec(Part):
             )
         if self.augmentation is not None:
             yield mistakes.field_mistake("augmentation", f"{self.dataset.name} has no images: leave it out")
+
+    def _length_mistakes(self) -> Iterator[PydanticCustomError]:
+        given = [name for name in ("epochs", "steps", "budget_seconds") if getattr(self, name) is not None]
+        if len(given) > 1:
+            yield mistakes.field_mistake(
+                given[1], f"{given[0]} is set too: give one and set the other to null"
+            )
+        if self.budget_seconds is not None:
+            if self.max_runtime_seconds is not None and self.max_runtime_seconds <= self.budget_seconds:
+                yield mistakes.field_mistake(
+                    "max_runtime_seconds", "budget_seconds does not fit into it: raise it, or leave it out"
+                )
+            return
+        if self.plan.steps > MAX_STEPS:
+            yield mistakes.field_mistake(
+                "epochs", f"that is {self.plan.steps:,} steps, over the limit of {MAX_STEPS:,}: ask for fewer"
+            )
+        if self.warmup_steps > self.plan.steps:
+            yield mistakes.field_mistake(
+                "schedule/warmup_steps", f"the run has only {self.plan.steps:,} steps: warm up for fewer"
+            )
+
+    def _hidden_layer_mistakes(self) -> Iterator[PydanticCustomError]:
+        if self.optimizer.name == "muon" and not self.network.hidden_widths:
+            yield mistakes.field_mistake(
+                "network/hidden_widths",
+                "muon is for hidden layers: give some, or use another optimizer",
+            )
+        if self.network.normalization == "batch" and self.batching.smallest_batch == 1:
+            yield mistakes.field_mistake(
+                "batch_size",
+                "leaves a batch of one example, in which batch normalisation finds no variance: "
+                "choose another, or set network.normalization to none",
+            )
 
     def _early_stopping_mistakes(self, stopping: EarlyStopping) -> Iterator[PydanticCustomError]:
         if self.dataset.validation == 0:
@@ -211,25 +246,54 @@ class TrainingSpec(Part):
 
     @property
     def parameter_count(self) -> int:
-        """Weights and biases: sum over layers of (inputs + 1) x outputs."""
+        """Weights and biases of the network that is served: sum over layers of (inputs + 1) x outputs. What a
+        normalisation trains beside them is folded into them."""
         return sum((inputs + 1) * outputs for inputs, outputs in pairwise(self.layer_widths))
 
     @property
-    def plan(self) -> "Plan":
-        """How many steps, batches and epochs the spec comes to."""
+    def warmup_steps(self) -> int:
+        """Steps of the schedule's warm-up; 0 for a schedule without one."""
+        return self.schedule.warmup_steps if isinstance(self.schedule, Warmup) else 0
+
+    @property
+    def batching(self) -> Batching:
+        """How the run goes through its examples."""
         examples = self.dataset.train_examples
         batch = examples if self.batch_size == "full" else self.batch_size
         steps_per_pass = math.ceil(examples / batch)
         steps_per_epoch = steps_per_pass * self.passes_per_epoch
-        steps = self.steps if self.steps is not None else (self.epochs or 10) * steps_per_epoch
-        return Plan(examples, batch, steps_per_pass, steps_per_epoch, steps)
+        return Batching(examples, batch, steps_per_pass, steps_per_epoch)
+
+    @property
+    def plan(self) -> Plan:
+        """How many steps, batches and epochs the spec comes to. Raises ValueError for one with a
+        `budget_seconds`, whose steps a worker has yet to fix: see `planned` and `with_steps`."""
+        if self.planned is None:
+            raise ValueError("the number of steps is not known before the speed has been measured")
+        return self.planned
+
+    @property
+    def planned(self) -> Plan | None:
+        """`plan`, or None where it is not known yet."""
+        if self.budget_seconds is not None:
+            return None
+        batching = self.batching
+        steps = self.steps if self.steps is not None else (self.epochs or 10) * batching.steps_per_epoch
+        return Plan(**vars(batching), steps=steps)
+
+    def with_steps(self, steps: int) -> Self:
+        """The same recipe over so many steps, at least those of the warm-up."""
+        assert self.warmup_steps <= steps <= MAX_STEPS
+        return self.model_copy(update={"steps": steps, "epochs": None, "budget_seconds": None})
 
     @property
     def memory_bytes(self) -> int:
-        """Estimate of the memory that training takes: weights, gradients and optimiser state in float32,
-        the dataset as bytes, the activations of a batch, and the draws of a pass of elastic deformations."""
-        copies = {"sgd": 3, "adam": 4, "amsgrad": 5, "adamw": 4}[self.optimizer.name]
-        activations = 3 * 4 * self.plan.batch * sum(self.layer_widths)
+        """Estimate of the memory that training takes: weights, their average, gradients and optimiser state in
+        float32, the dataset as bytes, the activations of a batch, and the draws of a pass of elastic deformations."""
+        copies = {"sgd": 3, "adam": 4, "amsgrad": 5, "adamw": 4, "muon": 4}[self.optimizer.name]
+        normalized = self.network.normalization != "none"
+        copies += (self.averaging is not None) + normalized
+        activations = (3 + normalized) * 4 * self.batching.batch * sum(self.layer_widths)
         card = self.dataset.card
         data = (self.dataset.total_examples + card.test_examples) * (card.inputs + 1)
         return 4 * copies * self.parameter_count + activations + data + self._draws_bytes
@@ -249,25 +313,6 @@ class TrainingSpec(Part):
     def sha256(self) -> str:
         """Of the canonical JSON, in hexadecimal."""
         return hashlib.sha256(self.canonical_json().encode()).hexdigest()
-
-
-@dataclass(frozen=True)
-class Plan:
-    """The arithmetic of a run. Steps count from 1; step 0 is the untrained network."""
-
-    examples: int
-    batch: int
-    steps_per_pass: int
-    steps_per_epoch: int
-    steps: int
-
-    def epoch_of(self, step: int) -> float:
-        """Epochs done after `step` steps (a fraction within one)."""
-        return step / self.steps_per_epoch
-
-    @property
-    def epochs(self) -> float:
-        return self.epoch_of(self.steps)
 
 
 def parse(payload: object, *, max_parameters: int) -> TrainingSpec:

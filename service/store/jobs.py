@@ -145,7 +145,12 @@ def submit(
             "priority": priority,
             "metadata": dict(metadata or {}),
             "max_attempts": max_attempts,
-            "progress": {"step": 0, "steps": spec.plan.steps, "epoch": 0.0, "epochs": spec.plan.epochs},
+            "progress": {
+                "step": 0,
+                "steps": None if spec.planned is None else spec.planned.steps,
+                "epoch": 0.0,
+                "epochs": None if spec.planned is None else spec.planned.epochs,
+            },
             "metrics": {},
             "last_event": 1,
         }

@@ -108,6 +108,16 @@ def test_a_dry_run_says_what_it_would_come_to_and_leaves_no_trace(live: Live) ->
     assert live.http.post("/v1/jobs?dry_run=true", json={"epochs": 0}).status_code == 422
 
 
+def test_the_steps_of_a_budget_are_unknown_until_a_worker_has_fixed_them(live: Live) -> None:
+    body = {"network": {"hidden_widths": []}, "budget_seconds": 60}
+    dry = live.http.post("/v1/jobs?dry_run=true", json=body).json()
+    assert (dry["steps"], dry["epochs"], dry["estimated_seconds"]) == (None, None, 60)
+    assert dry["estimate_basis"] == "budget"
+    job = live.http.post("/v1/jobs", json=body).json()
+    assert (job["progress"]["steps"], job["progress"]["epochs"]) == (None, None)
+    assert job["spec"]["budget_seconds"] == 60
+
+
 def test_an_estimate_follows_from_jobs_that_ran(live: Live) -> None:
     job_id = live.submit()
     attempt = live.claim(job_id)

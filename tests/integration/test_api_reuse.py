@@ -5,10 +5,11 @@ from typing import Any
 
 import httpx
 import pytest
+from sqlalchemy import update
 
 from service import versions
 from service.spec import TrainingSpec
-from service.store import attempts, jobs, models
+from service.store import attempts, jobs, models, tables
 from service.store.attempts import Attempt
 from tests.integration.conftest import LINEAR, Live, weights_for
 
@@ -78,6 +79,21 @@ def test_what_is_not_done_is_submitted_as_ever(live: Live) -> None:
         assert "Job-Reused" not in answer.headers
     trained(live)
     assert ask(live, BODY | {"seed": 1}).status_code == 202
+
+
+def test_a_budget_of_seconds_is_trained_anew(live: Live) -> None:
+    """It may come to another number of steps."""
+    body = BODY | {"budget_seconds": 60}
+    job_id = trained(live)
+    spec = TrainingSpec.model_validate(body)
+    with live.db.write() as connection:
+        connection.execute(
+            update(tables.job)
+            .where(tables.job.c.id == job_id)
+            .values(spec=spec.model_dump(mode="json"), spec_sha256=spec.sha256)
+        )
+    answer = ask(live, body)
+    assert (answer.status_code, answer.json()["state"]) == (202, "queued")
 
 
 def test_data_that_cannot_be_told_is_trained_on_anew(live: Live) -> None:

@@ -11,7 +11,7 @@ import pytest
 import torch
 from sqlalchemy import update
 
-from service.checkpoints import encode_weights, sha256
+from service.checkpoints import decode_weights, encode_weights, sha256
 from service.data import simulated
 from service.errors import Unavailable
 from service.report import make as make_report
@@ -20,10 +20,10 @@ from service.spec import TrainingSpec
 from service.store import attempts, checkpoints, events, jobs, metrics, models, reports, schema, tables
 from service.store.attempts import Attempt
 from service.store.database import Database
-from worker import tasks
+from worker import device, tasks
 from worker.lease import Lease
 from worker.leaving import Leaving
-from worker.tasks import Process, Record
+from worker.tasks import Process, Record, Training
 from worker.training import Report
 
 SPEC: dict[str, Any] = {
@@ -139,6 +139,99 @@ def test_a_job_handed_back_and_taken_up_again_has_a_series_without_a_gap(
     process.leaving = Leaving()
     process.train(job_id)
     assert steps_of(process, job_id) == list(range(1, 301))
+
+
+BUDGET: dict[str, Any] = {"steps": None, "budget_seconds": 1.0}
+
+
+@pytest.fixture
+def warm() -> None:
+    """As a worker is when it takes a job: a process's first step takes seconds of its own."""
+    device.warm_up(torch.device("cpu"))
+
+
+@pytest.mark.usefixtures("warm")
+def test_a_budget_is_turned_into_steps_once(process: Process, monkeypatch: pytest.MonkeyPatch) -> None:
+    job_id = submit(process, **BUDGET)
+    at_step(monkeypatch, 20, process.leaving.set)
+    process.train(job_id)
+    job = jobs.get(process.db, job_id)
+    assert job.state == "queued"
+    assert job.progress is not None
+    steps = job.progress["steps"]
+    assert steps > 20
+
+    process.leaving = Leaving()
+    monkeypatch.setattr(tasks, "Trial", None)  # another would not be the same
+    process.train(job_id)
+    job = jobs.get(process.db, job_id)
+    assert (job.state, job.progress and job.progress["step"]) == ("succeeded", steps)
+    assert (job.spec["budget_seconds"], job.spec["steps"]) == (1.0, None)
+    said = [event.data.get("message", "") for event in events.page(process.db, job_id, after=0, limit=1000)]
+    assert [line for line in said if "fit into 1 seconds" in line] == [
+        f"{steps:,} steps, {steps:.4g} epochs, fit into 1 seconds"
+    ]
+    weights = checkpoints.weights(process.db, checkpoints.of_job(process.db, job_id)[0])
+    assert decode_weights(weights).spec.steps == steps
+
+
+@pytest.mark.usefixtures("warm")
+def test_the_steps_are_known_before_the_first_checkpoint(
+    process: Process, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A worker that dies between the two must not begin another schedule."""
+    job_id = submit(process, **BUDGET)
+    monkeypatch.setattr(tasks, "fit", lambda *_, **__: iter(()))
+    process.train(job_id)
+    progress = jobs.get(process.db, job_id).progress
+    assert progress is not None
+    assert progress["step"] == 0
+    assert progress["steps"] == progress["epochs"] > 0
+    assert 0 < progress["eta_seconds"] <= 1
+
+
+@pytest.mark.parametrize(("ask", "becomes"), [(jobs.pause, "paused"), (jobs.cancel, "cancelled")])
+def test_a_job_can_be_stopped_while_its_speed_is_measured(
+    process: Process, monkeypatch: pytest.MonkeyPatch, ask: Any, becomes: str
+) -> None:
+    job_id = submit(process, **BUDGET)
+    monkeypatch.setattr(tasks, "fit", None)  # it never begins
+    stopped = Training._stopped_in_trial
+
+    def asked(training: Training, report: Report) -> bool:
+        if report.step == 2:
+            ask(process.db, job_id)
+            training._polled_at = 0.0
+        return stopped(training, report)
+
+    monkeypatch.setattr(Training, "_stopped_in_trial", asked)
+    process.train(job_id)
+    job = jobs.get(process.db, job_id)
+    assert (job.state, job.progress and job.progress["steps"]) == (becomes, None)
+
+
+def test_a_worker_that_leaves_while_it_measures_hands_the_job_back(
+    process: Process, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job_id = submit(process, **BUDGET)
+    encode = Training._stopped_in_trial
+
+    def leaves(training: Training, report: Report) -> bool:
+        process.leaving.set()
+        return encode(training, report)
+
+    monkeypatch.setattr(Training, "_stopped_in_trial", leaves)
+    process.train(job_id)
+    assert jobs.get(process.db, job_id).state == "queued"
+
+
+def test_a_budget_that_is_too_small_fails_the_job_and_says_why(process: Process) -> None:
+    job_id = submit(process, **BUDGET, schedule={"name": "cosine", "warmup_steps": 10**8})
+    process.train(job_id)
+    job = jobs.get(process.db, job_id)
+    assert job.error is not None
+    assert job.error["code"] == "budget_too_small"
+    assert "100,000,000 steps" in job.error["detail"]
 
 
 def test_what_a_run_saw_before_it_diverged_is_stored(process: Process) -> None:

@@ -11,9 +11,9 @@ import pytest
 from rich.console import Console, Group
 from typer.testing import CliRunner
 
-from service.cli import app, pictures, tables
+from service.cli import app, jobs, pictures, tables
 from service.cli.terminal import figure
-from service.client import Client
+from service.client import Client, Job
 
 HEAVY = (
     "torch",
@@ -42,6 +42,33 @@ def test_help_loads_nothing_heavy() -> None:
     code = f"import sys, service.cli; sys.exit(str([name for name in {HEAVY} if name in sys.modules] or ''))"
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert ran.stderr.strip() == ""
+
+
+@pytest.mark.parametrize(("steps", "text"), [(None, "0/?"), (12_000, "0/12,000")])
+def test_the_steps_of_a_job_may_be_unknown(steps: int | None, text: str) -> None:
+    job = Job.model_validate(
+        {
+            "id": "job_0",
+            "state": "running",
+            "parameter_count": 7850,
+            "attempt": 1,
+            "created_at": "2024-01-01T00:00:00Z",
+            "progress": {"step": 0, "steps": steps},
+        }
+    )
+    assert jobs._steps(job) == text
+
+
+def test_presets_say_how_long_they_take(monkeypatch: pytest.MonkeyPatch) -> None:
+    common = {"title": "", "parameter_count": 7850, "published": {}}
+    found = [
+        {"name": "a", "steps": None, "spec": {"budget_seconds": 60.0}, **common},
+        {"name": "b", "steps": 2000, "spec": {"budget_seconds": None}, **common},
+    ]
+    monkeypatch.setattr(Client, "presets", lambda _: found)
+    said = run("presets").stdout
+    assert "7,850 parameters, 60 seconds" in said
+    assert "7,850 parameters, 2,000 steps" in said
 
 
 def test_evaluate_without_pytorch_says_what_to_install(

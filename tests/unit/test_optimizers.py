@@ -181,6 +181,47 @@ def test_weight_decay_spares_biases() -> None:
     torch.testing.assert_close(bias.detach(), before[1], rtol=0, atol=0)
 
 
+def test_muon_and_adamw_each_take_their_part() -> None:
+    ours, theirs = [*two(), *two()], [*two(), *two()]
+    fields = {"learning_rate": 0.05, "momentum": 0.8, "nesterov": False, "weight_decay": 0.1}
+    found = walk(optimizer_of(ours, name="muon", adam_learning_rate=0.01, **fields), ours)
+    muon = torch.optim.Muon([theirs[0]], lr=0.05, momentum=0.8, nesterov=False, weight_decay=0.1)
+    last = torch.optim.AdamW([theirs[2]], lr=0.01, weight_decay=0.1, foreach=False)
+    biases = torch.optim.AdamW([theirs[1], theirs[3]], lr=0.01, weight_decay=0, foreach=False)
+    reference: list[torch.optim.Optimizer] = [muon, last, biases]
+    for step in range(6):
+        for parameter in theirs:
+            parameter.grad = torch.sin(parameter.detach() * (step + 1))
+        for optimizer in reference:
+            optimizer.step()
+    torch.testing.assert_close(found, [parameter.detach() for parameter in theirs])
+
+
+def test_the_steps_of_muon_are_nearly_orthogonal() -> None:
+    weight, bias, last = Parameter(torch.zeros(6, 3)), Parameter(torch.zeros(6)), Parameter(torch.zeros(2, 6))
+    optimizer = optimizer_of([weight, bias, last], name="muon", learning_rate=0.1, weight_decay=0.0)
+    weight.grad = torch.randn(6, 3, generator=torch.Generator().manual_seed(0))
+    bias.grad, last.grad = torch.zeros(6), torch.zeros(2, 6)
+    optimizer.step()
+    values = torch.linalg.svdvals(weight.detach()) / (0.1 * 2**0.5)  # the rate, times sqrt(outputs / inputs)
+    assert ((values > 0.6) & (values < 1.3)).all()  # of Newton and Schulz's five rounds
+
+
+def test_the_schedule_scales_both_rates_of_muon() -> None:
+    optimizer = optimizer_of([*two(), *two()], name="muon", learning_rate=0.02, adam_learning_rate=0.003)
+    optimizers.set_learning_rate(optimizer, 0.01)
+    assert [group["lr"] for group in optimizer.param_groups] == pytest.approx([0.01, 0.0015, 0.0015])
+
+
+@pytest.mark.parametrize(("largest", "factor"), [(2.5, 0.5), (5.0, 1.0), (6.0, 1.0)])
+def test_clipping_scales_all_gradients_alike(largest: float, factor: float) -> None:
+    weight, bias = Parameter(torch.zeros(2, 1)), Parameter(torch.zeros(2))
+    weight.grad, bias.grad = torch.tensor([[3.0], [0.0]]), torch.tensor([0.0, 4.0])
+    optimizers.clip([weight, bias], 5.0, largest)
+    torch.testing.assert_close(weight.grad, factor * torch.tensor([[3.0], [0.0]]))
+    torch.testing.assert_close(bias.grad, factor * torch.tensor([0.0, 4.0]))
+
+
 def test_l2_is_added_to_the_gradient() -> None:
     weight = two()[0]
     weight.grad = torch.ones_like(weight)
@@ -203,10 +244,11 @@ def test_l1_gives_exact_zeros() -> None:
         {"name": "adam"},
         {"name": "amsgrad"},
         {"name": "adamw"},
+        {"name": "muon"},
     ],
 )
 def test_state_travels_through_arrays(fields: dict[str, Any]) -> None:
-    ours = two()
+    ours = [*two(), *two()]
     optimizer = optimizer_of(ours, **fields)
     walk(optimizer, ours)
     arrays = optimizers.state_arrays(optimizer)
@@ -218,7 +260,7 @@ def test_state_travels_through_arrays(fields: dict[str, Any]) -> None:
         assert torch.equal(found, wanted)
     if fields["name"] != "sgd":
         assert "optimizer.1.exp_avg_sq" in arrays
-        assert arrays["optimizer.0.step"] == 6
+        assert arrays["optimizer.1.step"] == 6
 
 
 def test_the_learning_rate_is_set_in_every_group() -> None:

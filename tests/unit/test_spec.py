@@ -58,15 +58,27 @@ def test_an_empty_object_is_a_spec() -> None:
         ({"optimizer": {"name": "sgd", "nesterov": True}}, "#/optimizer/nesterov", "momentum"),
         ({"optimizer": {"name": "sgd", "beta1": 0.5}}, "#/optimizer/beta1", "no such field"),
         ({"optimizer": {"learning_rate": 0.1}}, "#/optimizer/name", "adamw"),
+        (
+            {"optimizer": {"name": "muon"}, "network": {"hidden_widths": []}},
+            "#/network/hidden_widths",
+            "hidden layers",
+        ),
         ({"optimizer": {"name": "lion"}}, "#/optimizer/name", "sgd"),
         ({"optimizer": {"name": "adam", "learning_rate": math.nan}}, "#/optimizer/learning_rate", "finite"),
         ({"optimizer": {"name": "adam", "learning_rate": math.inf}}, "#/optimizer/learning_rate", "finite"),
         ({"optimizer": {"name": "adam", "learning_rate": "0.1"}}, "#/optimizer/learning_rate", "number"),
         ({"schedule": {"name": "cosine", "warmup_steps": 10**7}}, "#/schedule/warmup_steps", "fewer"),
         ({"batch_size": 60_001}, "#/batch_size", "60,000"),
+        ({"network": {"normalization": "batch"}, "batch_size": 1}, "#/batch_size", "one example"),
+        ({"network": {"normalization": "batch"}, "batch_size": 59_999}, "#/batch_size", "one example"),
+        ({"network": {"normalization": "layer"}}, "#/network/normalization", "batch"),
         ({"batch_size": "half"}, "#/batch_size", "full"),
         ({"batch_size": True}, "#/batch_size", "full"),
         ({"epochs": 3, "steps": 3}, "#/steps", "null"),
+        ({"epochs": 3, "budget_seconds": 60.0}, "#/budget_seconds", "null"),
+        ({"steps": 3, "budget_seconds": 60.0}, "#/budget_seconds", "null"),
+        ({"budget_seconds": 0.5}, "#/budget_seconds", "1"),
+        ({"budget_seconds": 60.0, "max_runtime_seconds": 60.0}, "#/max_runtime_seconds", "fit into it"),
         ({"epochs": 10**8, "batch_size": 1}, "#/epochs", "fewer"),
         ({"augmentation": {"rotation": 181}}, "#/augmentation/rotation", "180"),
         ({"augmentation": {"spin": 1}}, "#/augmentation/spin", "no such field"),
@@ -92,6 +104,13 @@ def test_an_empty_object_is_a_spec() -> None:
             "#/schedule/final_fraction",
             "one of the two",
         ),
+        (
+            {"regularization": {"max_gradient_norm": 0}},
+            "#/regularization/max_gradient_norm",
+            "greater than 0",
+        ),
+        ({"averaging": {"decay": 1.0}}, "#/averaging/decay", "less than 1"),
+        ({"averaging": {"evaluate": "best"}}, "#/averaging/evaluate", "newest"),
         ({"early_stopping": {}}, "#/early_stopping/monitor", "dataset.validation"),
         ({"evaluation": {"every_steps": 1, "every_epochs": 1}}, "#/evaluation/every_epochs", "one cadence"),
         (
@@ -165,6 +184,19 @@ def test_the_plan_and_the_count_follow_from_the_spec(
     again = TrainingSpec.model_validate(json.loads(spec.canonical_json()))
     assert again == spec
     assert again.canonical_json() == spec.canonical_json()
+
+
+def test_the_steps_of_a_budget_are_not_known_before_they_are_fixed() -> None:
+    spec = TrainingSpec.model_validate(
+        {"budget_seconds": 60.0, "schedule": {"name": "cosine", "warmup_steps": 9}}
+    )
+    assert (spec.planned, spec.batching.steps_per_epoch, spec.batching.epoch_of(900)) == (None, 600, 1.5)
+    assert spec.memory_bytes == TrainingSpec().memory_bytes
+    with pytest.raises(ValueError, match="not known"):
+        _ = spec.plan
+    fixed = spec.with_steps(900)
+    assert (fixed.plan.steps, fixed.plan.epochs, fixed.budget_seconds) == (900, 1.5, None)
+    assert TrainingSpec.model_validate(json.loads(fixed.canonical_json())) == fixed
 
 
 def test_the_lectures_counts() -> None:

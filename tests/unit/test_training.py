@@ -14,6 +14,8 @@ from service.catalog import DatasetName
 from service.data import datasets
 from service.data.datasets import Dataset
 from service.errors import Conflict
+from service.evaluation import evaluate
+from service.normalization import NormalizedLinear, normalize_hidden
 from service.spec import TrainingSpec
 from worker import device as devices
 from worker import training
@@ -149,6 +151,7 @@ def test_the_first_step_is_that_of_torch() -> None:
     assert report.gradient_norm == pytest.approx(gradients.norm().item(), rel=1e-5)
 
 
+NORMALIZED = {"hidden_widths": [12, 8], "normalization": "batch"}
 REGULARIZED = {"dropout": 0.3, "l1": 1e-4, "l2": 1e-3, "label_smoothing": 0.1}
 
 
@@ -165,6 +168,12 @@ REGULARIZED = {"dropout": 0.3, "l1": 1e-4, "l2": 1e-3, "label_smoothing": 0.1}
         {"augmentation": {"rotation": 15, "scale": 0.1, "elastic": 1.2, "amplitude": [[0, 0.2], [1, 1]]}},
         {"augmentation": {"rotation": 20, "resampling": "forward_nearest", "copies": 2}},
         {"batch_size": "full", "epochs": 20, "augmentation": {"shift": 2}, "precision": "bfloat16"},
+        {"averaging": {"decay": 0.9}, "regularization": REGULARIZED},
+        {"optimizer": {"name": "muon"}, "schedule": {"name": "one_cycle"}},
+        {"averaging": {"decay": 0.9, "evaluate": "newest"}},
+        {"network": NORMALIZED, "regularization": REGULARIZED},
+        {"network": NORMALIZED, "averaging": {"decay": 0.9}, "optimizer": {"name": "adamw"}},
+        {"network": NORMALIZED, "averaging": {"evaluate": "newest"}, "precision": "bfloat16"},
     ],
 )
 def test_a_resumed_run_ends_with_the_same_bytes(fields: dict[str, Any]) -> None:
@@ -181,7 +190,17 @@ def test_a_resumed_run_ends_with_the_same_bytes(fields: dict[str, Any]) -> None:
         assert again[-1][0].metrics == final.metrics
 
 
-def test_early_stopping_ends_with_the_best_weights() -> None:
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {},
+        {"averaging": {"decay": 0.7}},
+        {"averaging": {"decay": 0.7, "evaluate": "newest"}},
+        {"network": NORMALIZED},
+        {"network": NORMALIZED, "averaging": {"decay": 0.7}},
+    ],
+)
+def test_early_stopping_ends_with_the_best_weights(fields: dict[str, Any]) -> None:
     spec = spec_of(
         VALIDATION,
         early_stopping={"patience": 3, "min_delta": 0.001},
@@ -189,6 +208,7 @@ def test_early_stopping_ends_with_the_best_weights() -> None:
         evaluation={"every_steps": 2},
         epochs=100,
         regularization={"dropout": 0.2},
+        **fields,
     )
     data = images(VALIDATION)
     reports = [(report, report.snapshot()) for report in fit(spec, data, device=CPU)]
@@ -234,6 +254,92 @@ def test_the_same_spec_gives_the_same_weights_and_another_seed_others() -> None:
     other = last_of(fit(spec_of(seed=1, regularization={"dropout": 0.3}), images(), device=CPU))[1]
     assert first == again != other
     assert first != last_of(fit(spec_of(), images(), device=CPU))[1]
+
+
+def figures_of(snapshot: Snapshot, spec: TrainingSpec, data: Dataset) -> dict[str, float]:
+    """Of the weights as they would be served, on the test set."""
+    served = network.rebuild(checkpoints.encode_weights(snapshot, spec, preprocessing="1"))
+    inputs = served.normalize(torch.from_numpy(data.test_inputs.copy()))
+    return evaluate(served, inputs, torch.from_numpy(data.test_targets.copy()), spec.loss_name)
+
+
+def test_the_average_is_evaluated_and_stored_and_training_does_not_notice() -> None:
+    averaged = [(r, r.snapshot()) for r in fit(spec_of(averaging={"decay": 0.8}), images(), device=CPU)]
+    newest_spec = spec_of(averaging={"decay": 0.8, "evaluate": "newest"})
+    newest = [(r, r.snapshot()) for r in fit(newest_spec, images(), device=CPU)]
+    plain = [(r, r.snapshot()) for r in fit(spec_of(), images(), device=CPU)]
+    assert [r.loss for r, _ in averaged] == [r.loss for r, _ in newest] == [r.loss for r, _ in plain]
+    for (mean, mine), (new, other), (_, wanted) in zip(averaged, newest, plain, strict=True):
+        for name, array in wanted.weights.items():
+            assert np.array_equal(other.weights[name], array)
+            assert np.array_equal(mine.state[f"trained.{name}"], array)
+            assert np.array_equal(other.state[f"average.{name}"], mine.weights[name])
+        if new.metrics:
+            assert figures_of(mine, newest_spec, images())["loss"] == mean.metrics["test_loss"]
+            assert figures_of(other, newest_spec, images())["loss"] == new.metrics["test_loss"]
+    expected = plain[0][1].weights["layers.0.weight"].astype(np.float64)
+    for step, (_, snapshot) in enumerate(plain[1:], start=1):
+        decay = min(0.8, (1 + step) / (10 + step))
+        expected = decay * expected + (1 - decay) * snapshot.weights["layers.0.weight"]
+    np.testing.assert_allclose(averaged[-1][1].weights["layers.0.weight"], expected, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "fields", [{}, {"averaging": {"decay": 0.9}}, {"averaging": {"decay": 0.9, "evaluate": "newest"}}]
+)
+def test_a_normalised_run_evaluates_and_stores_a_plain_network(fields: dict[str, Any]) -> None:
+    spec = spec_of(network=NORMALIZED, epochs=20, optimizer={"name": "adam", "learning_rate": 0.01}, **fields)
+    for report in fit(spec, images(), device=CPU):
+        if report.metrics:
+            snapshot = report.snapshot()
+            assert {name: array.shape for name, array in snapshot.weights.items()} == checkpoints.shapes(spec)
+            figures = figures_of(snapshot, spec, images())
+            assert figures["loss"] == report.metrics["test_loss"]
+    assert report.metrics["test_accuracy"] > 0.9
+    state = snapshot.state
+    assert state["trained.layers.0.variance"].shape == state["trained.layers.0.scale"].shape == (12,)
+    assert not np.array_equal(state["trained.layers.1.scale"], np.ones(8, np.float32))
+
+
+def test_averaged_statistics_are_those_of_the_averaged_weights() -> None:
+    """Near to what the averaged weights themselves would measure over the training set, and nearer than what
+    the newest weights have measured."""
+    spec = spec_of(
+        network=NORMALIZED,
+        averaging={"decay": 0.95},
+        optimizer={"name": "sgd", "learning_rate": 0.3, "momentum": 0.9},
+        epochs=30,
+    )
+    *_, last = fit(spec, images(), device=CPU)
+    state = last.snapshot().state
+    inputs = torch.from_numpy(images().train_inputs.copy()) / 255
+    weights = last.snapshot().weights
+    averaged = normalize_hidden(network.build(spec))
+    newest = normalize_hidden(network.build(spec))
+    found = {}
+    for name, net in (("average", averaged), ("trained", newest)):
+        arrays = {k.removeprefix(f"{name}."): a for k, a in state.items() if k.startswith(f"{name}.")}
+        network.load_arrays(net, arrays)
+        found[name] = arrays
+    assert np.array_equal(weights["layers.2.weight"], found["average"]["layers.2.weight"])
+    layer = averaged.layers[0]
+    assert isinstance(layer, NormalizedLinear)
+    measured = functional.linear(inputs, layer.weight).detach()
+    wanted = measured.mean(0).numpy()
+    own = np.abs(found["average"]["layers.0.mean"] - wanted).max()
+    other = np.abs(found["trained"]["layers.0.mean"] - wanted).max()
+    assert own < 0.1 * float(measured.std(0).mean())
+    assert own < other
+
+
+@pytest.mark.parametrize("fields", [{"averaging": {"decay": 0.8}}, {"network": NORMALIZED}])
+def test_a_run_that_ended_with_its_best_weights_reports_its_last_step_again(fields: dict[str, Any]) -> None:
+    spec = spec_of(VALIDATION, early_stopping={"patience": 2}, **fields)
+    *_, last = fit(spec, images(VALIDATION), device=CPU)
+    end = last.snapshot()
+    (again,) = fit(spec, images(VALIDATION), device=CPU, resume=stored(end, spec))
+    assert again.metrics == last.metrics
+    assert checkpoints.encode(again.snapshot().weights, {}) == checkpoints.encode(end.weights, {})
 
 
 def test_a_pass_takes_each_example_once_in_an_order_of_its_own() -> None:
@@ -321,6 +427,24 @@ def test_l1_leaves_exact_zeros_and_spares_biases() -> None:
     weights = last.snapshot().weights
     assert (weights["layers.0.weight"] == 0).mean() > 0.3
     assert (weights["layers.1.bias"] != 0).all()
+
+
+def test_a_clipped_gradient_is_reported_as_it_was() -> None:
+    sgd: dict[str, Any] = {
+        "optimizer": {"name": "sgd", "learning_rate": 0.5},
+        "batch_size": "full",
+        "epochs": 1,
+    }
+    free, clipped = (
+        [(r, r.snapshot().weights) for r in fit(spec_of(**sgd, regularization=cut), images(), device=CPU)]
+        for cut in ({}, {"max_gradient_norm": 0.1})
+    )
+    assert clipped[1][0].gradient_norm == free[1][0].gradient_norm > 0.1
+    moved = {name: clipped[1][1][name] - array for name, array in clipped[0][1].items()}
+    length = float(np.sqrt(sum(np.square(array).sum() for array in moved.values())))
+    assert length == pytest.approx(0.5 * 0.1, rel=1e-4)
+    wide = run(spec_of(**sgd, regularization={"max_gradient_norm": 1e6}))
+    assert wide[-1].metrics == free[-1][0].metrics
 
 
 def test_l2_shrinks_weights() -> None:
