@@ -7,6 +7,7 @@ BENCHMARKS: dict[str, tuple[str, ...]] = {
     "latency": (),
     "store": (),
     "augment": (),
+    "roofline": (),
     "lecture": ("--quick",),  # all of it takes hours
 }
 

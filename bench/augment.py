@@ -64,7 +64,7 @@ def main() -> int:
             theirs(image)
 
     def low_rank() -> Tensor:
-        return augment.elastic_fields(torch.randn(IMAGES, 2, rank, rank, generator=generator), factor)
+        return augment.fields(torch.randn(IMAGES, 2, rank, rank, generator=generator), factor)
 
     found = seconds_an_image(
         {

@@ -31,7 +31,7 @@ from service.data.digits import PREPROCESSING_VERSION
 from service.presets import PRESETS
 from service.settings import load as load_settings
 from service.spec import TrainingSpec
-from worker.device import describe, place, resolve, set_threads, threads_for
+from worker.device import describe, place, precision_name, resolve, set_threads, threads_for
 from worker.training import fit
 
 SMALL = ("simulated-wide", "simulated-deep", "slp-200")
@@ -113,6 +113,7 @@ def _train(run: Run, dataset: Dataset, device: torch.device) -> tuple[dict[str, 
         "spec": json.loads(run.spec.canonical_json()),
         "seconds": seconds,
         "device": describe(device),
+        "precision": precision_name(run.spec, device),
         "torch": str(torch.__version__),
         "metrics": metrics,
         "series": series,

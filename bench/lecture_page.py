@@ -81,7 +81,8 @@ def _row(record: dict[str, Any]) -> Row:
     found: Row = {name: record[name] for name in ("preset", "label", "variant", "device", "torch")}
     found |= {
         "seed": spec["seed"],
-        "precision": spec["precision"].replace("auto", "float32"),
+        # records that do not say are of the time when auto was float32
+        "precision": record.get("precision", spec["precision"].replace("auto", "float32")),
         "seconds": round(record["seconds"], 1),
         "step": record["report"]["step"],
         "metrics": record["metrics"],

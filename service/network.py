@@ -35,7 +35,11 @@ class InputNormalization(nn.Module):
         self.register_buffer("std", torch.ones(features))
 
     def forward(self, x: Tensor) -> Tensor:
-        scaled = x.to(torch.float32, copy=True).div_(self.divisor)
+        return self.in_place(x.to(torch.float32, copy=True))
+
+    def in_place(self, x: Tensor) -> Tensor:
+        """The same of float32 that is no longer needed."""
+        scaled = x.div_(self.divisor)
         return scaled if self.identity else scaled.sub_(self.mean).div_(self.std)
 
 
@@ -90,11 +94,13 @@ class MultiLayerPerceptron(nn.Module):
             self._generator = torch.Generator(next(self.parameters()).device)
         self._generator.manual_seed(seed)
 
-    def _drop(self, values: Tensor) -> Tensor:
+    def draw_kept(self, mask: Tensor) -> Tensor:
+        """Fill the mask with what dropout draws next: 1 where a value is kept, 0 where it is dropped."""
         # torch's own dropout takes no generator, and the global one would make a resume inexact
-        keep = 1 - self.dropout
-        mask = torch.empty_like(values).bernoulli_(keep, generator=self._generator)
-        return values * mask * (1 / keep)
+        return mask.bernoulli_(1 - self.dropout, generator=self._generator)
+
+    def _drop(self, values: Tensor) -> Tensor:
+        return values * self.draw_kept(torch.empty_like(values)) * (1 / (1 - self.dropout))
 
 
 def build(spec: TrainingSpec, train_inputs: NDArray[Any] | None = None) -> MultiLayerPerceptron:

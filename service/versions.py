@@ -19,7 +19,7 @@ from service.spec import DatasetSpec
 ENGINE = (
     *("service.catalog", "service.checkpoints", "service.data", "service.evaluation", "service.network"),
     *("service.normalization", "service.seeds", "service.spec", "worker.averaging", "worker.budget"),
-    *("worker.device", "worker.networks", "worker.optimizers", "worker.training"),
+    *("worker.device", "worker.networks", "worker.optimizers", "worker.step", "worker.training"),
 )
 DIGEST_CHARACTERS = 12
 

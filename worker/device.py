@@ -78,12 +78,35 @@ def deterministic(*, enabled: bool) -> Iterator[None]:
         torch.use_deterministic_algorithms(before)
 
 
-def products(
-    precision: Literal["auto", "float32", "bfloat16"], device: torch.device
-) -> AbstractContextManager[Any]:
-    """The context in which matrix products run, to be entered again at each step: bfloat16 by autocast,
-    with float32 master weights; auto is float32."""
-    if precision == "bfloat16":
+def product_type(spec: TrainingSpec, device: torch.device) -> torch.dtype:
+    """In what matrix products run, float32 or bfloat16. `auto` depends on the spec's task and the machine
+    alone, so that every attempt at a job finds the same there. A regression is float32: its curve is to be
+    fitted more finely than the three digits of bfloat16, by networks too small to gain from it."""
+    if spec.precision == "auto":
+        is_rounded = spec.task_name == "classification" and multiplies_bfloat16(device)
+    else:
+        is_rounded = spec.precision == "bfloat16"
+    return torch.bfloat16 if is_rounded else torch.float32
+
+
+def precision_name(spec: TrainingSpec, device: torch.device) -> str:
+    """`float32` or `bfloat16`: what the spec's precision comes to there."""
+    return str(product_type(spec, device)).removeprefix("torch.")
+
+
+def multiplies_bfloat16(device: torch.device) -> bool:
+    """Whether the device has instructions for products in bfloat16: a GPU from compute capability 8 on, a
+    processor with AVX512-BF16 or AMX."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_capability(device) >= (8, 0)
+    # torch knows, and has no public name for it
+    return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()  # noqa: SLF001
+
+
+def autocast(spec: TrainingSpec, device: torch.device) -> AbstractContextManager[Any]:
+    """The context in which autograd's forward runs, to be entered again at each step: float32 master weights,
+    products as `product_type` says."""
+    if product_type(spec, device) == torch.bfloat16:
         return torch.autocast(device.type, torch.bfloat16)
     return nullcontext()
 

@@ -39,7 +39,15 @@ from service.store.jobs import Job, JobLost, State
 from service.store.reports import Draft
 from service.versions import code_version
 from worker.budget import Trial, seconds_of, steps_within
-from worker.device import Resident, describe, place, resolve, set_threads, threads_for
+from worker.device import (
+    Resident,
+    describe,
+    place,
+    precision_name,
+    resolve,
+    set_threads,
+    threads_for,
+)
 from worker.lease import Heartbeat, Lease
 from worker.leaving import Leaving
 from worker.training import Report, fit
@@ -125,6 +133,7 @@ class Training:
         self._saved_at = self._polled_at = -float("inf")
         self._saved: Checkpoint | None = None
         self._dataset_sha256 = ""
+        self._precision = ""
 
     @property
     def _runtime(self) -> float:
@@ -173,6 +182,7 @@ class Training:
         if planned is None:
             return
         self._spec, self._record = planned, Record(planned)
+        self._precision = precision_name(self._spec, device)
         for report in fit(self._spec, data, device=device, resume=self._patiently(self._resume)):
             state = self._note(report)
             if report.outcome is not None:
@@ -276,7 +286,7 @@ class Training:
             lambda: attempts.write_progress(
                 self._db,
                 self._attempt,
-                progress=progress,
+                progress=progress | {"precision": self._precision},
                 points=points,
                 figures=figures,
                 curves=curves,
@@ -528,6 +538,7 @@ def provenance(spec: TrainingSpec, device: torch.device, report: Report) -> dict
     """Where a model comes from, so that it can be made again."""
     return {
         "device": describe(device),
+        "precision": precision_name(spec, device),
         "seed": spec.seed,
         "threads": torch.get_num_threads(),
         "outcome": report.outcome,

@@ -23,14 +23,16 @@ from service.checkpoints import Arrays, Snapshot
 from service.data.augment import Augmenter
 from service.data.datasets import Dataset
 from service.errors import ServiceError
-from service.evaluation import evaluate, mean_loss, outputs
+from service.evaluation import evaluate, outputs
 from service.network import MultiLayerPerceptron, build
 from service.normalization import normalize_hidden
 from service.seeds import derived_seed
 from service.spec import EarlyStopping, TrainingSpec
 from worker import optimizers
-from worker.device import Examples, Resident, deterministic, place, products
+from worker.device import Examples, Resident, deterministic, place, product_type
 from worker.networks import Networks
+from worker.step import make as make_step
+from worker.step import stays
 
 __all__ = ["Diverged", "Outcome", "Report", "Snapshot", "fit"]
 
@@ -38,6 +40,7 @@ Outcome = Literal["completed", "early_stopping"]
 
 # The default cadence of evaluations: each epoch, but not many more than this in a run.
 EVALUATIONS = 100
+PACKED_ROWS = 10_000  # normalised at once, in float32
 
 
 @dataclass(frozen=True)
@@ -204,7 +207,7 @@ def fit(
         largest_norm = regularization.max_gradient_norm or math.inf
         batches = _Batches(spec, data.train, network)
         evaluation_due = _evaluation_cadence(spec, clock)
-        low_precision = products(spec.precision, device)
+        gradients = make_step(spec, network).gradients
         network.train()
         if resume is not None and run.outcome is not None:
             yield _report(run, data, _figures(run, data))
@@ -221,12 +224,8 @@ def fit(
             inputs, targets = batches.at(step)
             if network.dropout:
                 network.seed_dropout(derived_seed(spec.seed, "dropout", step))
-            with low_precision:
-                logits = network.logits(inputs)
-            loss = mean_loss(logits, targets, spec.loss_name, regularization.label_smoothing)
-            network.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]
-            norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+            loss = gradients(inputs, targets)
+            norm = optimizers.gradient_norm(parameters)
             run.loss, run.gradient_norm = _finite(run, loss, norm)
             optimizers.clip(parameters, run.gradient_norm, largest_norm)
             if regularization.l2:
@@ -266,40 +265,54 @@ def _begin(spec: TrainingSpec, data: Resident, device: torch.device, resume: Sna
 
 
 class _Batches:
-    """The normalised batch of each step: all examples, or a slice of the pass's permutation, deformed where
-    the spec asks for it. The last batch of a pass may be smaller."""
+    """The normalised batch of each step, in the type of the step's products: all examples, or a slice of the
+    pass's permutation, deformed where the spec asks for it. The last batch of a pass may be smaller. What a
+    step is given lasts until the next is asked for."""
 
     def __init__(self, spec: TrainingSpec, examples: Examples, network: MultiLayerPerceptron) -> None:
         self._spec, self._plan = spec, spec.plan
         self._examples, self._network = examples, network
         self._pass = -1
         self._order = torch.empty(0)
+        device = examples.inputs.device
+        self._buffer = torch.empty(
+            min(self._plan.batch, len(examples)),
+            examples.inputs.shape[1],
+            dtype=product_type(spec, device),
+            device=device,
+        )
         self._augmenter = None
         if spec.augmentation is not None:
-            device = examples.inputs.device
             self._augmenter = Augmenter(spec.augmentation, examples.targets, seed=spec.seed, device=device)
-        # the order within the only batch changes nothing
-        stays = self._plan.batch == self._plan.examples and self._augmenter is None
-        self._whole = (self._kept(examples.inputs), examples.targets) if stays else None
+        else:
+            self._normalized = self._packed(examples.inputs)
 
-    def _kept(self, inputs: Tensor) -> Tensor:
-        """What every step takes, in the type in which its first product runs: autocast would cast it anew
-        at each step, which costs a small network more than its products do."""
-        normalized = self._network.normalize(inputs)
-        return normalized.bfloat16() if self._spec.precision == "bfloat16" else normalized
+    def _packed(self, inputs: Tensor) -> Tensor:
+        """All inputs as steps take them: neither arithmetic nor a change of type is left to a step."""
+        packed = torch.empty(inputs.shape, dtype=self._buffer.dtype, device=inputs.device)
+        for part, rows in zip(
+            *(torch.split(all_of, PACKED_ROWS) for all_of in (packed, inputs)), strict=True
+        ):
+            part.copy_(self._network.normalize(rows))
+        return packed
 
     def at(self, step: int) -> tuple[Tensor, Tensor]:
         """Inputs and targets of step 1, 2, ..."""
-        if self._whole is not None:
-            return self._whole
+        if stays(self._spec):
+            return self._normalized, self._examples.targets
         number, position = divmod(step - 1, self._plan.steps_per_pass)
         if number != self._pass:
             self._pass, self._order = number, self._permutation(number)
         rows = self._order[position * self._plan.batch : (position + 1) * self._plan.batch]
-        inputs = self._examples.inputs.index_select(0, rows)
-        if self._augmenter is not None:
-            inputs = self._augmenter.deform(inputs, rows, variant=number, amplitude=self._amplitude(step))
-        return self._network.normalize(inputs), self._examples.targets.index_select(0, rows)
+        inputs = self._buffer[: len(rows)]
+        if self._augmenter is None:
+            torch.index_select(self._normalized, 0, rows, out=inputs)
+        else:
+            pixels = self._examples.inputs.index_select(0, rows)
+            amplitude = self._amplitude(step)
+            deformed = self._augmenter.deform(pixels, rows, variant=number, amplitude=amplitude)
+            inputs.copy_(self._network.input.in_place(deformed))
+        return inputs, self._examples.targets.index_select(0, rows)
 
     def _amplitude(self, step: int) -> float:
         assert self._spec.augmentation is not None
@@ -315,7 +328,7 @@ class _Batches:
 def _finite(run: _Run, loss: Tensor, norm: Tensor) -> tuple[float, float]:
     """Loss and norm in one wait for the device. Raises Diverged, before the optimiser has touched the
     weights."""
-    values = torch.stack((loss.detach(), norm)).tolist()
+    values = torch.stack((loss, norm)).tolist()
     if not all(map(math.isfinite, values)):
         raise run.diverged()
     return values[0], values[1]

@@ -36,6 +36,9 @@ class Progress(BaseModel):
     epochs: float | None = None
     images_per_second: float | None = None
     eta_seconds: float | None = None
+    precision: Annotated[
+        str | None, Field(description="What its products run in: float32 or bfloat16, also where it is auto.")
+    ] = None
 
 
 class JobError(BaseModel):

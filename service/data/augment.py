@@ -9,6 +9,9 @@ The elastic field (Simard, Steinkraus and Platt 2003, section 2) is white noise 
 each axis its covariance is K[i, j] = exp(-(i - j)^2 / (4 sigma^2)), and K = A A^T with A of few columns, for a
 smooth field has few degrees of freedom. A Z A^T, with Z white, then is such a field: of root mean square 1 at
 every pixel, the borders included, for some ten thousand multiplications instead of millions.
+
+An affine map's displacement is of the same kind: a constant, x and y are 1 and the axis along each axis. With these
+two as further columns of A, one product of three small matrices gives where every pixel comes from.
 """
 
 import functools
@@ -27,7 +30,7 @@ from service.spec import LIMITS, Augmentation
 SIDE = 28
 CENTRE = (SIDE - 1) / 2
 CAPTURED = 0.999  # share of an elastic field's variance that its low-rank factor keeps
-CHUNK = {"cpu": 1000, "cuda": 20_000}  # images resampled at once: their fields fit a CPU's cache
+CHUNK = {"cpu": 250, "cuda": 20_000}  # images resampled at once: their fields fit a CPU's cache
 
 
 class Augmenter:
@@ -41,7 +44,9 @@ class Augmenter:
         self._seed, self._count = seed, len(labels)
         table = torch.tensor([[augmentation.limit(name, label) for name in LIMITS] for label in range(10)])
         self._limits = table[labels.cpu()].to(device)
-        self._factor = _factor(augmentation.elastic_sigma).to(device) if self._is_elastic else None
+        factor = _factor(augmentation.elastic_sigma) if self._is_elastic else torch.empty(SIDE, 0)
+        self._rank = factor.shape[1]
+        self._basis = basis(factor).to(device)
         self._drawn: tuple[int, _Draws] | None = None
 
     @property
@@ -62,24 +67,25 @@ class Augmenter:
                 angle = torch.deg2rad(limits[:, 0] * drawn.affine[:, 0])
                 deformed[part] = rotated_forward(pixels[part], angle)
             else:
-                deformed[part] = resampled(pixels[part], self._sources(limits, drawn))
+                found = fields(self._weights(limits, drawn), self._basis)
+                deformed[part] = resampled(pixels[part], found)
         return deformed
 
-    def _sources(self, limits: Tensor, drawn: "_Draws") -> Tensor:
+    def _weights(self, limits: Tensor, drawn: "_Draws") -> Tensor:
         matrix, shift = _affine(limits, drawn.affine, either=self._augmentation.rotation_or_shear)
-        found = sources(matrix, shift)
-        if drawn.elastic is not None and self._factor is not None:
-            fields = elastic_fields(drawn.elastic, self._factor).movedim(1, -1)
-            found += fields * limits[:, 4, None, None, None]
-        return found
+        weights = affine_weights(matrix, shift, self._basis.shape[1])
+        if drawn.elastic is not None:
+            torch.mul(drawn.elastic, limits[:, 4, None, None, None], out=weights[:, :, 2:, 2:])
+        return weights
 
     def _draws(self, variant: int) -> "_Draws":
         copies = self._augmentation.copies
         variant = variant % copies if copies is not None else variant
         if self._drawn is None or self._drawn[0] != variant:
-            rank = None if self._factor is None else self._factor.shape[1]
             self._drawn = None  # or there would be room for two passes' draws
-            draws = _Draws.draw(self._count, rank, derived_seed(self._seed, "augmentation", variant))
+            draws = _Draws.draw(
+                self._count, self._rank or None, derived_seed(self._seed, "augmentation", variant)
+            )
             self._drawn = (variant, draws.to(self._limits.device))
         return self._drawn[1]
 
@@ -131,21 +137,27 @@ def _affine(limits: Tensor, drawn: Tensor, *, either: bool) -> tuple[Tensor, Ten
     return matrix.view(-1, 2, 2), limits[:, 3, None] * drawn[:, 4:6]
 
 
-def sources(matrix: Tensor, shift: Tensor) -> Tensor:
-    """Where each pixel of the new images comes from, (b, 28, 28, 2) in pixels, x before y, by the inverse maps
-    `matrix` (b, 2, 2) about the centre and the shifts (b, 2), which come last."""
-    axis = torch.arange(SIDE, dtype=torch.float32, device=matrix.device) - CENTRE
-    # A (p - c) is a sum of a part that only the column decides and one that only the row does
-    columns = matrix[:, None, None, :, 0] * axis[None, None, :, None]
-    rows = matrix[:, None, None, :, 1] * axis[None, :, None, None]
-    offset = CENTRE - (matrix @ shift[:, :, None])[:, None, None, :, 0]
-    return columns + (rows + offset)
+def affine_weights(matrix: Tensor, shift: Tensor, count: int = 2) -> Tensor:
+    """What the inverse maps `matrix` (b, 2, 2) about the centre and the shifts (b, 2), which come last, take of a
+    `basis` of `count` columns: (b, 2, count, count), x before y, zero but for the first two."""
+    weights = torch.zeros(len(matrix), 2, count, count, device=matrix.device)
+    weights[:, :, 0, 0] = CENTRE - (matrix @ shift[:, :, None])[:, :, 0]
+    weights[:, :, 0, 1] = matrix[:, :, 0]
+    weights[:, :, 1, 0] = matrix[:, :, 1]
+    return weights
 
 
-def elastic_fields(noise: Tensor, factor: Tensor) -> Tensor:
-    """Smooth random fields (b, 2, 28, 28) of root mean square 1, of `noise` (b, 2, r, r) standard normal and
-    `factor` (28, r) with factor @ factor.T = K; see the module."""
-    return factor @ noise @ factor.T
+def basis(factor: Tensor) -> Tensor:
+    """(28, 2 + r): 1, the axis from the centre, and the columns of `factor` (28, r), see `fields`."""
+    axis = torch.arange(SIDE, dtype=torch.float32) - CENTRE
+    return torch.cat((torch.ones(SIDE, 1), axis[:, None], factor), dim=1)
+
+
+def fields(weights: Tensor, factor: Tensor) -> Tensor:
+    """(b, 2, 28, 28), y before x, of `weights` (b, 2, r, r) and `factor` (28, r): factor @ weights @ factor.T. Of
+    standard normal weights and factor @ factor.T = K, see the module, smooth random fields of root mean square 1;
+    of `affine_weights` and `basis`, where each pixel of the new images comes from, in pixels."""
+    return factor @ (weights @ factor.T)
 
 
 @functools.lru_cache(maxsize=16)
@@ -165,11 +177,10 @@ def _factor(sigma: float) -> Tensor:
 
 def resampled(pixels: Tensor, sources: Tensor) -> Tensor:
     """float32 (b, 784) by bilinear interpolation of `pixels` (b, 784), uint8 or float, at `sources`
-    (b, 28, 28, 2), x before y, in pixels. What lies outside the image is 0, MNIST's background."""
+    (b, 2, 28, 28), x before y, in pixels. What lies outside the image is 0, MNIST's background."""
     images = pixels.to(torch.float32).view(-1, 1, SIDE, SIDE)
-    found = functional.grid_sample(
-        images, sources * (2 / (SIDE - 1)) - 1, mode="bilinear", padding_mode="zeros", align_corners=True
-    )
+    grid = (sources * (2 / (SIDE - 1)) - 1).movedim(1, -1)
+    found = functional.grid_sample(images, grid, mode="bilinear", padding_mode="zeros", align_corners=True)
     return found.view(-1, SIDE * SIDE)
 
 

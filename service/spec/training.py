@@ -136,8 +136,8 @@ class TrainingSpec(Part):
     seed: int = Field(default=0, ge=0, lt=2**63)
     """Seed of the first weights, the order of examples, their deformations and dropout."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
-    """Arithmetic of the products: float32 is exact, bfloat16 keeps float32 master weights; auto is float32
-    at present."""
+    """Arithmetic of the products: float32 is exact, bfloat16 keeps float32 master weights; auto is bfloat16 for
+    images where the processor (AVX512-BF16 or AMX) or the GPU (compute capability 8) has it, else float32."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where it trains: auto takes a GPU if a live worker has one."""
     deterministic: bool = True
@@ -289,14 +289,17 @@ class TrainingSpec(Part):
     @property
     def memory_bytes(self) -> int:
         """Estimate of the memory that training takes: weights, their average, gradients and optimiser state in
-        float32, the dataset as bytes, the activations of a batch, and the draws of a pass of elastic deformations."""
+        float32, a copy of the weights in bfloat16, the dataset as bytes and, unless it is deformed, as the network
+        sees it, the activations of a batch, and the draws of a pass of elastic deformations."""
         copies = {"sgd": 3, "adam": 4, "amsgrad": 5, "adamw": 4, "muon": 4}[self.optimizer.name]
         normalized = self.network.normalization != "none"
         copies += (self.averaging is not None) + normalized
         activations = (3 + normalized) * 4 * self.batching.batch * sum(self.layer_widths)
         card = self.dataset.card
         data = (self.dataset.total_examples + card.test_examples) * (card.inputs + 1)
-        return 4 * copies * self.parameter_count + activations + data + self._draws_bytes
+        if self.augmentation is None:
+            data += 4 * self.dataset.train_examples * card.inputs
+        return (4 * copies + 2) * self.parameter_count + activations + data + self._draws_bytes
 
     @property
     def _draws_bytes(self) -> int:

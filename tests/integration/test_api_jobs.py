@@ -15,7 +15,16 @@ from tests.integration.conftest import Live, serving
 
 SHAPE = {
     *("id", "state", "preset", "spec", "parameter_count", "device", "attempt", "progress", "metrics"),
-    *("model_id", "weights_sha256", "dataset_sha256", "code_version", "error", "metadata", "priority"),
+    *(
+        "model_id",
+        "weights_sha256",
+        "dataset_sha256",
+        "sweep_id",
+        "code_version",
+        "error",
+        "metadata",
+        "priority",
+    ),
     *("queue", "queue_position", "created_at", "started_at", "finished_at"),
 }
 
@@ -292,6 +301,7 @@ def test_what_a_worker_wrote_is_shown(live: Live) -> None:
         "epochs": 1.0,
         "images_per_second": 9.0,
         "eta_seconds": 1.0,
+        "precision": "bfloat16",
     }
     attempts.write_progress(
         live.db,

@@ -234,6 +234,17 @@ def test_a_budget_that_is_too_small_fails_the_job_and_says_why(process: Process)
     assert "100,000,000 steps" in job.error["detail"]
 
 
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_a_job_and_its_model_say_what_the_products_ran_in(process: Process, precision: str) -> None:
+    job_id = submit(process, precision=precision, steps=3)
+    process.train(job_id)
+    job = jobs.get(process.db, job_id)
+    assert job.progress is not None
+    assert job.progress["precision"] == precision
+    (model,), _ = models.page(process.db, limit=9)
+    assert model.provenance["precision"] == precision
+
+
 def test_what_a_run_saw_before_it_diverged_is_stored(process: Process) -> None:
     job_id = submit(process, optimizer={"name": "sgd", "learning_rate": 50.0}, evaluation={"every_steps": 1})
     process.train(job_id)

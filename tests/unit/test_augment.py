@@ -37,17 +37,21 @@ def augmenter(count: int, *, seed: int = 0, labels: Tensor | None = None, **limi
     return Augmenter(augmentation, wanted, seed=seed, device=CPU)
 
 
+def sources(matrix: Tensor, shift: Tensor) -> Tensor:
+    return augment.fields(augment.affine_weights(matrix, shift), augment.basis(torch.empty(SIDE, 0)))
+
+
 def turned(pixels: Tensor, degrees: float) -> Tensor:
     limits = torch.tensor([[degrees, 0.0, 0.0, 0.0, 0.0]])
     matrix, shift = augment._affine(limits, torch.ones(1, 7), either=False)
-    return augment.resampled(pixels, augment.sources(matrix, shift))
+    return augment.resampled(pixels, sources(matrix, shift))
 
 
 @pytest.mark.parametrize("sigma", [2.0, 3.0, 5.5, 6.0, 12.0])
 def test_the_displacement_asked_for_is_what_comes_out(sigma: float) -> None:
     factor = augment._factor(sigma)
     noise = torch.randn(4000, 2, factor.shape[1], factor.shape[1], generator=torch.Generator().manual_seed(0))
-    fields = 1.2 * augment.elastic_fields(noise, factor)
+    fields = 1.2 * augment.fields(noise, factor)
     assert fields.shape == (4000, 2, SIDE, SIDE)
     assert fields.square().mean().sqrt().item() == pytest.approx(1.2, rel=0.03)
     # at the border as in the middle
@@ -122,8 +126,8 @@ def test_a_shift_is_of_the_new_picture_whatever_else_is_done(degrees: float, siz
     limits = torch.tensor([[degrees, 0.0, abs(size - 1), 5.0, 0.0]])
     drawn = torch.tensor([[1.0, 0.0, math.copysign(1, size - 1), math.copysign(1, size - 1), 1.0, -0.6, 0.0]])
     matrix, shift = augment._affine(limits, drawn, either=False)
-    found = augment.sources(matrix, shift)[0]
-    distance = (found - augment.CENTRE).norm(dim=2)
+    found = sources(matrix, shift)[0]
+    distance = (found - augment.CENTRE).norm(dim=0)
     y, x = divmod(int(distance.argmin()), SIDE)
     assert (x - augment.CENTRE, y - augment.CENTRE) == pytest.approx((5.0, -3.0), abs=0.75)
 

@@ -69,6 +69,7 @@ def spec_of(validation: int = 0, **fields: Any) -> TrainingSpec:
             "network": {"hidden_widths": [16], "activation": "tanh"},
             "optimizer": {"name": "adam", "learning_rate": 0.003},
             "batch_size": 20,
+            "precision": "float32",
             "epochs": 4,
             "evaluation": evaluation,
             **fields,
