@@ -25,6 +25,7 @@ from pydantic import BaseModel, ConfigDict
 DEFAULT_URL = "http://127.0.0.1:8000"
 TERMINAL = ("succeeded", "failed", "cancelled")
 RETRY_SECONDS = 0.5
+FOLLOW_SECONDS = 1.0
 SILENCE_SECONDS = 45.0  # the server says something every 15
 
 
@@ -48,11 +49,44 @@ class Job(View):
     model_id: str | None = None
     weights_sha256: str | None = None
     dataset_sha256: str | None = None
+    sweep_id: str | None = None
     code_version: str | None = None
     error: dict[str, Any] | None = None
     created_at: str
     started_at: str | None = None
     finished_at: str | None = None
+
+    @property
+    def ended(self) -> bool:
+        return self.state in TERMINAL
+
+
+class Member(View):
+    """A job of a sweep; `changes` to the sweep's base, by field. `rank` 1 is the best."""
+
+    index: int
+    job_id: str
+    state: str
+    changes: dict[str, Any]
+    rank: int | None = None
+    metrics: dict[str, float] = {}
+    model_id: str | None = None
+
+
+class Sweep(View):
+    """Many jobs that were asked for at once. `members` and what they are ranked by are missing from a list."""
+
+    id: str
+    state: str
+    counts: dict[str, int]
+    size: int
+    preset: str | None = None
+    fields: list[str]
+    created_at: str
+    metric: str | None = None
+    warnings: list[str] = []
+    over_seeds: list[dict[str, Any]] = []
+    members: list[Member] = []
 
     @property
     def ended(self) -> bool:
@@ -130,6 +164,7 @@ class Client:
         self._patience = patience
         self.jobs = Jobs(self)
         self.models = Models(self)
+        self.sweeps = Sweeps(self)
 
     def __enter__(self) -> Self:
         return self
@@ -285,9 +320,9 @@ class Jobs:
     def get(self, job_id: str) -> Job:
         return Job.model_validate(self._client.call("GET", _path("jobs", job_id)))
 
-    def list(self, *, limit: int = 20, state: str | None = None) -> list[Job]:
+    def list(self, *, limit: int = 20, state: str | None = None, sweep: str | None = None) -> list[Job]:
         """The newest jobs, newest first."""
-        params: dict[str, Any] = {"limit": limit} | ({"state": state} if state else {})
+        params = _given({"limit": limit, "state": state, "sweep": sweep})
         answer = self._client.call("GET", "/v1/jobs", params=params)
         return [Job.model_validate(item) for item in answer["data"]]
 
@@ -369,6 +404,94 @@ class Jobs:
         for _ in self.events(job_id):
             pass
         return self.get(job_id)
+
+
+class Sweeps:
+    """`client.sweeps`."""
+
+    def __init__(self, client: Client) -> None:
+        self._client = client
+
+    def create(
+        self,
+        spec: Mapping[str, Any] | None = None,
+        *,
+        preset: str | None = None,
+        grid: Mapping[str, Sequence[Any]] | None = None,
+        random: Mapping[str, Mapping[str, Any]] | None = None,
+        count: int | None = None,
+        seed: int | None = None,
+        metadata: Mapping[str, Any] | None = None,
+        priority: int | None = None,
+        idempotency_key: str | None = None,
+    ) -> Sweep:
+        """Submit a job for every combination of a grid, {"optimizer.learning_rate": [0.1, 0.01]}, or `count` jobs
+        at random, {"optimizer.learning_rate": {"low": 0.001, "high": 0.1, "log": True}}; over a base that is a
+        preset, a spec or both. Raises ApiError, and then no job was made."""
+        varied = {"grid": grid, "random": random, "count": count, "seed": seed}
+        body = _envelope(spec, preset, metadata, priority) | _given(varied)
+        headers = {"Idempotency-Key": idempotency_key or str(uuid.uuid4())}
+        return Sweep.model_validate(self._client.call("POST", "/v1/sweeps", json=body, headers=headers))
+
+    def dry_run(
+        self,
+        spec: Mapping[str, Any] | None = None,
+        *,
+        preset: str | None = None,
+        grid: Mapping[str, Sequence[Any]] | None = None,
+        random: Mapping[str, Mapping[str, Any]] | None = None,
+        count: int | None = None,
+        seed: int | None = None,
+        metadata: Mapping[str, Any] | None = None,
+        priority: int | None = None,
+    ) -> dict[str, Any]:
+        """What a sweep would come to: its members, their parameters, memory, steps and time."""
+        varied = {"grid": grid, "random": random, "count": count, "seed": seed}
+        body = _envelope(spec, preset, metadata, priority) | _given(varied)
+        return dict(self._client.call("POST", "/v1/sweeps", params={"dry_run": True}, json=body))
+
+    def get(self, sweep_id: str, *, sort: str | None = None) -> Sweep:
+        """With its members, the best first by the metric `sort`; or by `index`."""
+        return Sweep.model_validate(
+            self._client.call("GET", _path("sweeps", sweep_id), params=_given({"sort": sort}))
+        )
+
+    def list(self, *, limit: int = 20) -> list[Sweep]:
+        """The newest sweeps, newest first, without their members."""
+        answer = self._client.call("GET", "/v1/sweeps", params={"limit": limit})
+        return [Sweep.model_validate(item) for item in answer["data"]]
+
+    def cancel(self, sweep_id: str) -> Sweep:
+        """End every member that has not ended."""
+        return Sweep.model_validate(self._client.call("POST", _path("sweeps", sweep_id, "cancel")))
+
+    def plot(
+        self,
+        sweep_id: str,
+        name: str = "metric",
+        options: Mapping[str, Any] | None = None,
+        *,
+        format: str = "png",  # noqa: A002
+    ) -> bytes:
+        """A picture that compares the members, `metric` or `series`, as `png` or `svg`, or its numbers as `csv`."""
+        path = _path("sweeps", sweep_id, "plots", f"{name}.{format}")
+        return self._client.fetch("GET", path, params=dict(options or {}))
+
+    def follow(self, sweep_id: str, *, sort: str | None = None) -> Iterator[Sweep]:
+        """The sweep now, and again each second or two while it goes on; the last one has ended."""
+        while True:
+            began = time.monotonic()
+            found = self.get(sweep_id, sort=sort)
+            yield found
+            if found.ended:
+                return
+            took = time.monotonic() - began
+            time.sleep(max(FOLLOW_SECONDS, 5 * took))  # a slow server is asked less often
+
+    def wait(self, sweep_id: str, *, sort: str | None = None) -> Sweep:
+        """Returns the sweep when all its members have ended, however they ended. A paused one is waited for."""
+        *_, last = self.follow(sweep_id, sort=sort)
+        return last
 
 
 class Models:

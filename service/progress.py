@@ -1,9 +1,11 @@
-"""A job's progress on a terminal."""
+"""The progress of a job, or of a sweep, on a terminal."""
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
-from service.client import Client, Event, Job
+from service.client import TERMINAL, Client, Event, Job, Sweep
+
+ENDED = (*TERMINAL, "deleted")
 
 
 def follow(client: Client, job_id: str, console: Console) -> Job:
@@ -20,6 +22,43 @@ def follow(client: Client, job_id: str, console: Console) -> Job:
         for event in client.jobs.events(job_id):
             shown.take(event)
     return client.jobs.get(job_id)
+
+
+def follow_sweep(client: Client, sweep_id: str, console: Console, *, sort: str | None = None) -> Sweep:
+    """Show a bar (members that have ended, how many are in which state, the best so far) until the sweep has
+    ended; without a terminal, a line whenever one more has ended. Returns the sweep."""
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=12),
+        TextColumn("{task.completed:,.0f}/{task.total:,.0f}"),
+        TextColumn("{task.fields[figures]}"),
+    )
+    ended = -1
+    with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
+        task = bar.add_task("queued", total=1, figures="")
+        for sweep in client.sweeps.follow(sweep_id, sort=sort):
+            before, ended = ended, sum(sweep.counts.get(state, 0) for state in ENDED)
+            figures = _standing(sweep)
+            bar.update(task, description=sweep.state, completed=ended, total=sweep.size, figures=figures)
+            if bar.disable and ended != before:
+                line = f"{sweep.state}: {ended:,}/{sweep.size:,} members  {figures}"
+                console.print(line, highlight=False, markup=False)
+    return sweep
+
+
+def _standing(sweep: Sweep) -> str:
+    """How many members run or went wrong, and the best."""
+    told = [
+        f"{sweep.counts[state]:,} {state}"
+        for state in ("running", "paused", "failed", "cancelled")
+        if state in sweep.counts
+    ]
+    best = next((member for member in sweep.members if member.rank == 1), None)
+    if best is not None and sweep.metric is not None:
+        value = best.metrics[sweep.metric]
+        shown = f"{value:.2%}" if sweep.metric.endswith("accuracy") else f"{value:.4g}"
+        told.append(f"best {sweep.metric} {shown}")
+    return "  ".join(told)
 
 
 class _Shown:

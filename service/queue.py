@@ -89,12 +89,15 @@ class Doorbell(threading.Thread):
         self._app = app
         self._waiting: stdlib_queue.Queue[Job | None] = stdlib_queue.Queue(maxsize=1000)
 
-    def ring(self, job: Job) -> None:
-        """Send soon. Returns at once; over a full queue the reconciler will ring."""
-        try:
-            self._waiting.put_nowait(job)
-        except stdlib_queue.Full:
-            log.warning("too many messages wait to be sent: leaving %s to the reconciler", job.id)
+    def ring(self, *queued: Job) -> None:
+        """Send soon, in this order. Returns at once; over a full queue the reconciler will ring."""
+        for sent, job in enumerate(queued):
+            try:
+                self._waiting.put_nowait(job)
+            except stdlib_queue.Full:
+                left = len(queued) - sent
+                log.warning("too many messages wait to be sent: leaving %d jobs to the reconciler", left)
+                return
 
     def run(self) -> None:
         while (job := self._waiting.get()) is not None:

@@ -78,6 +78,7 @@ class Settings(BaseSettings):
     max_queued_jobs: Annotated[
         int, Field(ge=1, description="Jobs that may wait at a time; one more is answered 503.")
     ] = 10_000
+    max_sweep_members: Annotated[int, Field(ge=1, description="Jobs that one sweep may ask for.")] = 1000
     max_body_bytes: Annotated[
         int, Field(ge=1024, description="Largest body of a prediction request, in bytes.")
     ] = 32 * 1024**2

@@ -27,6 +27,8 @@ from service.api import (
     problems,
     reports,
     submissions,
+    sweep_pictures,
+    sweeps,
 )
 from service.api.bodies import known_parameters
 from service.api.context import Context
@@ -61,6 +63,7 @@ class Api(FastAPI):
                         TrainingSpec,
                         submissions.JobRequest,
                         submissions.JobChange,
+                        sweeps.SweepRequest,
                         models.AliasRequest,
                         problems.Problem,
                     )
@@ -105,6 +108,8 @@ def create_app(settings: Settings) -> FastAPI:
         reports,
         compare,
         plots,
+        sweeps,
+        sweep_pictures,
         previews,
         models,
         predictions,

@@ -63,6 +63,7 @@ class JobView(BaseModel):
     model_id: str | None
     weights_sha256: Annotated[str | None, Field(description="Over the final weights as safetensors.")]
     dataset_sha256: str | None
+    sweep_id: Annotated[str | None, Field(description="Of the sweep that asked for it.")]
     code_version: Annotated[
         str | None,
         Field(description="Of the engine that trains it, or did; null also if it has changed in between."),
@@ -93,6 +94,7 @@ class JobView(BaseModel):
             model_id=job.model_id,
             weights_sha256=job.weights_sha256,
             dataset_sha256=job.dataset_sha256,
+            sweep_id=job.sweep_id,
             code_version=job.code_version,
             error=None if job.error is None else JobError(**job.error),
             metadata=job.metadata,
@@ -128,6 +130,7 @@ class DryRun(BaseModel):
     spec: Annotated[TrainingSpec, Field(description="With every default spelt out.")]
 
 
+SWEEP_ID = "^sweep_[0-9a-f]{32}$"
 JobId = Annotated[str, Path(description="Id of a job.", examples=["job_019ab3c4d5e67f80912a3b4c5d6e7f80"])]
 Cursor = Annotated[str | None, Query(pattern="^job_[0-9a-f]{32}$", description="`next` of the page before.")]
 KeyHeader = Annotated[
@@ -206,14 +209,15 @@ def _dry_run(context: Context, submission: Submission, *, reuse: bool) -> DryRun
     found = None if wanted is None else jobs.done_before(context.db, spec, wanted)
     where = workers.queue_now(context.db, spec.device)
     plan = spec.planned
-    seconds, basis = _estimate(context, spec, where)
+    speed = jobs.measured_speed(context.db, device_prefix=DEVICE_PREFIX[where])
+    basis: _Basis = "measured" if speed else "assumed"
     return DryRun(
         parameter_count=spec.parameter_count,
         memory_bytes=spec.memory_bytes,
         steps=None if plan is None else plan.steps,
         epochs=None if plan is None else plan.epochs,
-        estimated_seconds=seconds,
-        estimate_basis=basis,
+        estimated_seconds=estimated_seconds(spec, speed or ASSUMED_SPEED[where]),
+        estimate_basis="budget" if plan is None else basis,
         queue=where,
         queue_position=jobs.queue_position(context.db, priority=submission.request.priority),
         reuses=None if found is None else found.id,
@@ -221,20 +225,19 @@ def _dry_run(context: Context, submission: Submission, *, reuse: bool) -> DryRun
     )
 
 
-def _estimate(context: Context, spec: TrainingSpec, queue: str) -> tuple[float, _Basis]:
-    """Seconds that training takes, and how they are known."""
+def estimated_seconds(spec: TrainingSpec, speed: float) -> float:
+    """Of training, at so many multiply-adds a second; a budget is its own estimate."""
     if spec.budget_seconds is not None:
-        return spec.budget_seconds, "budget"
+        return spec.budget_seconds
     plan = spec.plan
-    speed = jobs.measured_speed(context.db, device_prefix=DEVICE_PREFIX[queue])
     work = spec.parameter_count * plan.steps * plan.examples / plan.steps_per_pass
-    seconds = max(work / (speed or ASSUMED_SPEED[queue]), plan.steps * STEP_SECONDS)
-    return seconds, "measured" if speed else "assumed"
+    return max(work / speed, plan.steps * STEP_SECONDS)
 
 
-def _idempotency(
-    key: str | None, request: Request, payload: dict[str, Any], *, reuse: bool
+def idempotency_of(
+    key: str | None, request: Request, payload: dict[str, Any], *, reuse: bool = False
 ) -> Idempotency | None:
+    """The client's key with a hash of the request that it came with; None without a key."""
     if key is None:
         return None
     canonical = json.dumps(payload, sort_keys=True, separators=(",", ":"))
@@ -314,7 +317,7 @@ def create(
         priority=submission.request.priority,
         max_attempts=context.settings.max_attempts,
         max_queued=context.settings.max_queued_jobs,
-        idempotency=_idempotency(idempotency_key, request, payload, reuse=reuse),
+        idempotency=idempotency_of(idempotency_key, request, payload, reuse=reuse),
         reuse=_versions(context, submission.spec) if reuse else None,
     )
     headers = {"Location": f"/v1/jobs/{body['id']}"}
@@ -335,9 +338,14 @@ def listed(
     after: Cursor = None,
     state: Annotated[list[State] | None, Query(description="Only these; may be repeated.")] = None,
     preset: Annotated[str | None, Query(description="Only those of this preset.")] = None,
+    sweep: Annotated[
+        str | None, Query(pattern=SWEEP_ID, description="Only those of the sweep with this id.")
+    ] = None,
 ) -> Page[JobView]:
     """A page of jobs."""
-    found, has_more = jobs.page(context.db, limit=limit, after=after, states=state or (), preset=preset)
+    found, has_more = jobs.page(
+        context.db, limit=limit, after=after, states=state or (), preset=preset, sweep=sweep
+    )
     return Page(
         data=[JobView.of(job) for job in found],
         has_more=has_more,

@@ -5,15 +5,15 @@ from typing import Annotated
 
 import typer
 
-from service.cli import data, jobs, models, pictures, processes, results, training
+from service.cli import data, jobs, models, pictures, processes, results, sweeps, training
 
 COMMANDS = (
-    *(processes.up, training.train, models.predict),
+    *(processes.up, training.train, sweeps.sweep, models.predict),
     *(results.report, results.misclassified, results.compare, results.evaluate),
     *(pictures.plot, pictures.preview, data.presets),
     *(processes.doctor, processes.demo, processes.serve, processes.worker, processes.migrate),
 )
-GROUPS = {"jobs": jobs.app, "models": models.app, "data": data.app}
+GROUPS = {"jobs": jobs.app, "sweeps": sweeps.app, "models": models.app, "data": data.app}
 
 app = typer.Typer(
     name="numeral",

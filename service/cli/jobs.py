@@ -17,13 +17,14 @@ app = typer.Typer(help="Look at jobs and steer them.", no_args_is_help=True)
 @told
 def list_jobs(
     state: Annotated[str | None, typer.Option(help="Only jobs in this state.")] = None,
+    sweep: Annotated[str | None, typer.Option(help="Only jobs of this sweep.")] = None,
     limit: Annotated[int, typer.Option(min=1, max=100)] = 20,
     as_json: Json = False,
     url: Url = None,
 ) -> None:
     """The newest jobs."""
     with Client(url) as client:
-        found = client.jobs.list(limit=limit, state=state)
+        found = client.jobs.list(limit=limit, state=state, sweep=sweep)
     # whole ids also on eighty columns, since they are there to be copied; what gives way is the preset
     columns = (Column(name, no_wrap=name != "preset") for name in ("job", "state", "preset", "step", "test"))
     table = Table(*columns, box=None)

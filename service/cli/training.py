@@ -33,7 +33,7 @@ def train(
     url: Url = None,
 ) -> None:
     """Submit a training job. With --wait, exit status 0 only if it succeeded."""
-    request = _read_request(what, parse_changes(changes or []))
+    request = read_request(what, parse_changes(changes or []))
     if priority is not None:
         request["priority"] = priority
     with Client(url) as client:
@@ -55,7 +55,7 @@ def _show_dry_run(answer: Mapping[str, Any], as_json: bool) -> None:
     show(answer, "\n".join(f"{key}: {value}" for key, value in shown.items()), as_json)
 
 
-def _read_request(what: str, changes: Mapping[str, Any]) -> dict[str, Any]:
+def read_request(what: str, changes: Mapping[str, Any]) -> dict[str, Any]:
     """What to submit, some of `preset spec metadata priority`: a preset's name, or a file that holds a spec or
     all of these; with the changes laid over the spec."""
     from service.presets import with_overrides

@@ -4,6 +4,7 @@ from service.plots.classification import Bin, calibration, confusion
 from service.plots.picture import Picture
 from service.plots.regression import CURVES, Curve, fitted, scattered
 from service.plots.series import Axis, Point, accuracy, loss
+from service.plots.sweeps import Trial, differing, is_numeric, overlaid, swept
 from service.plots.tiles import MAX_TILES, Mistakes, augmented, misclassified, samples, weights
 
 __all__ = [
@@ -15,14 +16,19 @@ __all__ = [
     "Mistakes",
     "Picture",
     "Point",
+    "Trial",
     "accuracy",
     "augmented",
     "calibration",
     "confusion",
+    "differing",
     "fitted",
+    "is_numeric",
     "loss",
     "misclassified",
+    "overlaid",
     "samples",
     "scattered",
+    "swept",
     "weights",
 ]

@@ -46,7 +46,7 @@ def loss(
     def paint(figure: "Figure") -> None:
         axes = _axes(figure)
         if logarithmic and positive:
-            _logarithmic(axes, positive)
+            logarithmic_axis(axes, positive)
         _lines(axes, series, axis)
         if axes.get_yscale() == "linear":
             _begin_at_zero(axes, series)
@@ -118,7 +118,8 @@ def _lines(axes: "Axes", series: Series, axis: Axis) -> None:
         axes.set_xticks(list(places))
 
 
-def _logarithmic(axes: "Axes", values: Sequence[float]) -> None:
+def logarithmic_axis(axes: "Axes", values: Sequence[float]) -> None:
+    """Make the vertical axis logarithmic, with ticks that suit the values, all over 0 and at least one."""
     from matplotlib.ticker import LogLocator
 
     is_long = max(values) > 500 * min(values)

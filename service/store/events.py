@@ -37,29 +37,35 @@ def change(
     Returns the row as it is now, or None if `where` did not hold, and then nothing has changed.
     A telling's value may be a column of the row, given as `job.c.name`.
     """
-    row = connection.execute(
+    rows = change_all(connection, where, values, *tellings)
+    return rows[0] if rows else None
+
+
+def change_all(
+    connection: Connection, where: ColumnElement[bool], values: Mapping[str, Any], *tellings: Telling
+) -> Sequence[Row[Any]]:
+    """As `change`, of every job that `where` finds. Returns the rows as they are now, in no order."""
+    rows = connection.execute(
         _CHANGE.where(where, job.c.deleted_at.is_(None)).values(
             last_event=job.c.last_event + len(tellings), **values
         )
-    ).first()
-    if row is not None:
-        record(connection, row, tellings)
-    return row
+    ).all()
+    record(connection, rows, tellings)
+    return rows
 
 
 def hold(connection: Connection, where: ColumnElement[bool]) -> None:
-    """Let nobody else change the job row that `where` finds until this transaction ends, so that the
+    """Let nobody else change the job rows that `where` finds until this transaction ends, so that the
     conditional updates that follow all meet one state. SQLite's writers are alone as it is."""
-    connection.execute(select(job.c.id).where(where).with_for_update())
+    connection.execute(select(job.c.id).where(where).order_by(job.c.id).with_for_update())
 
 
-def record(connection: Connection, row: Row[Any], tellings: Sequence[Telling]) -> None:
-    """Store the events that `change` has numbered."""
-    first = row.last_event - len(tellings) + 1
-    rows = [
+def record(connection: Connection, rows: Sequence[Row[Any]], tellings: Sequence[Telling]) -> None:
+    """Store the events that tell of each row, the last of them numbered as the row says."""
+    told = [
         {
             "job_id": row.id,
-            "seq": first + index,
+            "seq": row.last_event - len(tellings) + 1 + index,
             "type": type_,
             "data": {
                 key: row._mapping[value.name] if isinstance(value, ColumnElement) else value
@@ -67,10 +73,11 @@ def record(connection: Connection, row: Row[Any], tellings: Sequence[Telling]) -
             },
             "time": row.clock,
         }
+        for row in rows
         for index, (type_, data) in enumerate(tellings)
     ]
-    if rows:
-        connection.execute(insert(tables.event), rows)
+    if told:
+        connection.execute(insert(tables.event), told)
 
 
 def page(db: Database, job_id: str, *, after: int, limit: int) -> list[Event]:

@@ -33,6 +33,7 @@ IDEMPOTENCY_SECONDS = 86_400.0
 
 
 _INSERT = insert(job).returning(*job.c, now().label("clock"))
+QUEUED: list[Telling] = [("status", {"state": "queued"})]
 
 
 @dataclass(frozen=True)
@@ -63,6 +64,7 @@ class Job:
     dataset_sha256: str | None
     spec_sha256: str | None
     code_version: str | None
+    sweep_id: str | None
     last_event: int
     queued_at: float
     rung_at: float | None
@@ -97,6 +99,17 @@ class Versions:
     code_version: str
 
 
+Move = tuple[Sequence[str], Mapping[str, Any], Sequence[Telling]]  # from these states, and what tells of it
+CANCEL: tuple[Move, ...] = (
+    (
+        ("queued", "paused"),
+        {"state": "cancelled", "finished_at": now()},
+        [("status", {"state": "cancelled"}), ("end", {"state": "cancelled"})],
+    ),
+    (("running", "pausing"), {"state": "cancelling"}, [("status", {"state": "cancelling"})]),
+)
+
+
 class TooManyQueued(Unavailable):
     code = "queue_full"
 
@@ -124,42 +137,62 @@ def submit(
     """
     with db.write() as connection:
         if idempotency is not None:
-            earlier = _earlier_answer(connection, idempotency)
+            earlier = earlier_answer(connection, idempotency)
             if earlier is not None:
                 return earlier, False
         found = None if reuse is None else _done_before(connection, spec, reuse)
         if found is not None:
             body = answer(found)
-            _keep_answer(connection, idempotency, body)
+            keep_answer(connection, idempotency, body)
             return body, False
-        waiting = connection.execute(select(func.count()).where(job.c.state == "queued")).scalar_one()
-        if waiting >= max_queued:
-            raise TooManyQueued(f"{waiting:,} jobs wait already; try again later", retry_after=30)
-        values = {
-            "id": new_id("job"),
-            "state": "queued",
-            "preset": preset,
-            "spec": spec.model_dump(mode="json"),
-            "spec_sha256": spec.sha256,
-            "parameter_count": spec.parameter_count,
-            "priority": priority,
-            "metadata": dict(metadata or {}),
-            "max_attempts": max_attempts,
-            "progress": {
-                "step": 0,
-                "steps": None if spec.planned is None else spec.planned.steps,
-                "epoch": 0.0,
-                "epochs": None if spec.planned is None else spec.planned.epochs,
-            },
-            "metrics": {},
-            "last_event": 1,
-        }
+        require_room(connection, 1, max_queued=max_queued)
+        values = first_values(
+            spec, preset=preset, metadata=metadata, priority=priority, max_attempts=max_attempts
+        )
         where = _INSERT.values(queue=queue, queued_at=now(), created_at=now())
         row = connection.execute(where, values).one()
-        record(connection, row, [("status", {"state": "queued"})])
+        record(connection, [row], QUEUED)
         body = answer(Job.of(row))
-        _keep_answer(connection, idempotency, body)
+        keep_answer(connection, idempotency, body)
         return body, True
+
+
+def require_room(connection: Connection, count: int, *, max_queued: int) -> None:
+    """Raises TooManyQueued unless so many more jobs may wait."""
+    waiting = connection.execute(select(func.count()).where(job.c.state == "queued")).scalar_one()
+    if waiting + count > max_queued:
+        beside = "" if count == 1 else f", and {count:,} more are over the limit of {max_queued:,}"
+        raise TooManyQueued(f"{waiting:,} jobs wait already{beside}; try again later", retry_after=30)
+
+
+def first_values(
+    spec: TrainingSpec,
+    *,
+    preset: str | None,
+    metadata: Mapping[str, Any] | None,
+    priority: int,
+    max_attempts: int,
+) -> dict[str, Any]:
+    """The columns of a new job, but for its queue and the times; its first event is QUEUED."""
+    return {
+        "id": new_id("job"),
+        "state": "queued",
+        "preset": preset,
+        "spec": spec.model_dump(mode="json"),
+        "spec_sha256": spec.sha256,
+        "parameter_count": spec.parameter_count,
+        "priority": priority,
+        "metadata": dict(metadata or {}),
+        "max_attempts": max_attempts,
+        "progress": {
+            "step": 0,
+            "steps": None if spec.planned is None else spec.planned.steps,
+            "epoch": 0.0,
+            "epochs": None if spec.planned is None else spec.planned.epochs,
+        },
+        "metrics": {},
+        "last_event": 1,
+    }
 
 
 def done_before(db: Database, spec: TrainingSpec, versions: Versions) -> Job | None:
@@ -202,13 +235,14 @@ def trained_by(db: Database, engine: str) -> str | None:
         return found
 
 
-def _keep_answer(connection: Connection, idempotency: Idempotency | None, body: Mapping[str, Any]) -> None:
+def keep_answer(connection: Connection, idempotency: Idempotency | None, body: Mapping[str, Any]) -> None:
+    """What the same request with this key is to be answered from now on."""
     if idempotency is not None:
         mine = tables.idempotency.c.key == idempotency.key
         connection.execute(update(tables.idempotency).where(mine).values(answer=body))
 
 
-def _earlier_answer(connection: Connection, idempotency: Idempotency) -> dict[str, Any] | None:
+def earlier_answer(connection: Connection, idempotency: Idempotency) -> dict[str, Any] | None:
     """The answer kept under the key; None if the key is new, and then it is taken. On PostgreSQL the
     insert waits for a concurrent holder of the key to commit, on SQLite the transaction has."""
     columns = tables.idempotency.c
@@ -257,6 +291,7 @@ def page(
     after: str | None = None,
     states: Sequence[State] = (),
     preset: str | None = None,
+    sweep: str | None = None,
 ) -> tuple[list[Job], bool]:
     """Jobs, newest first, those older than the id `after`; and whether there are more."""
     query = select(job).where(job.c.deleted_at.is_(None)).order_by(job.c.id.desc()).limit(limit + 1)
@@ -266,6 +301,8 @@ def page(
         query = query.where(job.c.state.in_(states))
     if preset is not None:
         query = query.where(job.c.preset == preset)
+    if sweep is not None:
+        query = query.where(job.c.sweep_id == sweep)
     with db.read() as connection:
         found = [Job.of(row) for row in connection.execute(query)]
     return found[:limit], len(found) > limit
@@ -304,8 +341,7 @@ def cancel(db: Database, job_id: str) -> tuple[Job, bool]:
         changed = _first_of(
             connection,
             job_id,
-            (("queued", "paused"), {"state": "cancelled", "finished_at": now()}, _ended("cancelled")),
-            (("running", "pausing"), {"state": "cancelling"}, [("status", {"state": "cancelling"})]),
+            *CANCEL,
         )
         return _settled(connection, job_id, changed, "cancel", already=("cancelling", "cancelled"))
 
@@ -371,10 +407,7 @@ def remove(db: Database, job_id: str) -> None:
             raise Conflict(f"the job is {state}: cancel it first, then delete it", code="job_active")
 
 
-_Move = tuple[Sequence[str], Mapping[str, Any], Sequence[Telling]]
-
-
-def _first_of(connection: Connection, job_id: str, *moves: _Move) -> Job | None:
+def _first_of(connection: Connection, job_id: str, *moves: Move) -> Job | None:
     hold(connection, job.c.id == job_id)
     for states, values, tellings in moves:
         where = and_(job.c.id == job_id, job.c.state.in_(states))
@@ -393,10 +426,6 @@ def _settled(
     if found.state in already:
         return found, False
     raise Conflict(f"cannot {verb} a job that is {found.state}", code="illegal_transition")
-
-
-def _ended(state: str) -> list[Telling]:
-    return [("status", {"state": state}), ("end", {"state": state})]
 
 
 def unrung(db: Database, *, older_than: float, limit: int) -> list[Job]:

@@ -58,6 +58,7 @@ job = Table(
     Column("dataset_sha256", String(64)),
     Column("spec_sha256", String(64)),  # of the canonical spec
     Column("code_version", String(64)),  # of the engine that trained it to its end
+    Column("sweep_id", _id),
     Column("last_event", Integer, nullable=False, default=0),
     Column("queued_at", Double, nullable=False),
     Column("rung_at", Double),  # when its message was last sent again
@@ -74,11 +75,45 @@ job = Table(
     Index("ix_job_preset_id", "preset", "id"),
     Index("ix_job_spec_sha256", "spec_sha256"),
     Index(
+        "ix_job_sweep_id_id",
+        "sweep_id",
+        "id",
+        sqlite_where=text("sweep_id IS NOT NULL"),
+        postgresql_where=text("sweep_id IS NOT NULL"),
+    ),
+    Index(
         "ix_job_deleted_at",
         "deleted_at",
         sqlite_where=text("deleted_at IS NOT NULL"),
         postgresql_where=text("deleted_at IS NOT NULL"),
     ),
+)
+
+sweep = Table(  # its state is that of its members
+    "sweep",
+    metadata,
+    Column("id", _id, primary_key=True),
+    Column("preset", String(100)),
+    Column("spec", _json, nullable=False),  # the base, with every default spelt out
+    Column(
+        "search", JSON(none_as_null=True), nullable=False
+    ),  # as asked for; JSONB would order its keys anew
+    Column("metric", String(64), nullable=False),  # by which its members are ranked if nothing else is said
+    Column("priority", Integer, nullable=False),  # that its jobs began with
+    Column("metadata", _json, nullable=False),
+    Column("size", Integer, nullable=False),
+    Column("created_at", Double, nullable=False),
+)
+
+sweep_member = Table(  # stays when its job is deleted
+    "sweep_member",
+    metadata,
+    Column("sweep_id", _id, ForeignKey("sweep.id", ondelete="CASCADE"), primary_key=True),
+    Column("number", Integer, primary_key=True),  # from 0
+    Column("job_id", _id, nullable=False),
+    Column("changes", JSON(none_as_null=True), nullable=False),  # to the base, by field
+    Column("parameter_count", BigInteger, nullable=False),
+    sqlite_with_rowid=False,
 )
 
 event = Table(

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from sqlalchemy import ColumnElement, case, delete, exists, func, literal, select, update
+from sqlalchemy import ColumnElement, Connection, case, delete, exists, func, literal, select, update
 
 from service.store.database import Database, insert_new, now
 from service.store.tables import job, worker
@@ -59,9 +59,14 @@ def queue_for(device: str) -> str | ColumnElement[str]:
 
 def queue_now(db: Database, device: str) -> str:
     """Where such a job would wait at present."""
-    where = queue_for(device)
     with db.read() as connection:
-        return connection.execute(select(literal(where) if isinstance(where, str) else where)).scalar_one()
+        return queue_within(connection, device)
+
+
+def queue_within(connection: Connection, device: str) -> str:
+    """As `queue_now`, in a transaction that is open."""
+    where = queue_for(device)
+    return connection.execute(select(literal(where) if isinstance(where, str) else where)).scalar_one()
 
 
 def forget_old(db: Database) -> None:

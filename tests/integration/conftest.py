@@ -82,7 +82,10 @@ class Live:
         with self.db.read() as connection:
             return tuple(
                 connection.exec_driver_sql(f"SELECT count(*) FROM {table}").scalar_one()  # noqa: S608
-                for table in ("job", "event", "idempotency", "model", "alias", "alias_history")
+                for table in (
+                    *("job", "event", "idempotency", "model", "alias", "alias_history"),
+                    *("sweep", "sweep_member"),
+                )
             )
 
     def stop(self) -> None:

@@ -140,7 +140,9 @@ def test_the_description_is_whole(described: dict[str, Any]) -> None:
                 if int(status) >= 400:
                     schema = response["content"]["application/problem+json"]["schema"]
                     assert schema == {"$ref": "#/components/schemas/Problem"}, where
-            if method in ("put", "patch") or (path.endswith(("/predict", "/jobs")) and method == "post"):
+            if method in ("put", "patch") or (
+                path.endswith(("/predict", "/jobs", "/sweeps")) and method == "post"
+            ):
                 content = operation["requestBody"]["content"]["application/json"]
                 assert "example" in content or "examples" in content, where
                 assert {"400", "413", "415"} <= responses.keys(), where
@@ -173,6 +175,9 @@ def test_what_the_description_shows_is_accepted(live: Live, described: dict[str,
     submit = described["paths"]["/v1/jobs"]["post"]["requestBody"]["content"]["application/json"]
     for example in submit["examples"].values():
         assert live.http.post("/v1/jobs", json=example["value"]).status_code == 202
+    submit = described["paths"]["/v1/sweeps"]["post"]["requestBody"]["content"]["application/json"]
+    for example in submit["examples"].values():
+        assert live.http.post("/v1/sweeps", json=example["value"]).status_code == 202
     live.model(3)
     predict = described["paths"]["/v1/predict"]["post"]["requestBody"]["content"]["application/json"]
     assert live.http.post("/v1/predict", json=predict["example"]).status_code == 200

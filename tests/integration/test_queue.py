@@ -15,9 +15,10 @@ from service.queue import Doorbell
 from service.reconciler import Reconciler
 from service.settings import Settings
 from service.spec import TrainingSpec
-from service.store import attempts, jobs, schema, workers
+from service.store import attempts, jobs, schema, sweeps, workers
 from service.store.attempts import Attempt
 from service.store.database import Database
+from service.sweep import Member
 
 
 @pytest.fixture
@@ -94,6 +95,39 @@ def test_a_doorbell_without_a_broker_goes_on(
             bell.ring(submit(store))
         bell.close()
     assert len([line for line in caplog.messages if "the reconciler will" in line]) == 2
+
+
+def test_more_jobs_than_a_doorbell_holds_are_told_in_one_line(
+    store: Database, app: Celery, caplog: pytest.LogCaptureFixture
+) -> None:
+    bell, job = Doorbell(app), submit(store)
+    with caplog.at_level(logging.WARNING):
+        bell.ring(*[job] * 1200)
+    (line,) = caplog.messages
+    assert "leaving 200 jobs to the reconciler" in line
+
+
+def test_members_of_a_sweep_whose_messages_were_lost_are_rung_for(
+    settings: Settings, store: Database, app: Celery, running_broker: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("service.reconciler.RING_AGAIN_SECONDS", 0.0)
+    _, made = sweeps.submit(
+        store,
+        [Member({"seed": seed}, TrainingSpec(seed=seed)) for seed in range(5)],
+        answer=lambda found, _: {"id": found.id},
+        spec={},
+        search={"grid": {"seed": list(range(5))}},
+        metric="test_accuracy",
+        preset=None,
+        metadata={},
+        priority=5,
+        max_attempts=3,
+        max_queued=10,
+    )
+    assert len(made) == 5
+    for _ in range(2):
+        Reconciler(settings, store, app).round()
+    assert queue.depths(settings) == {"cpu": 5, "gpu": 0}
 
 
 def test_what_a_broker_forgot_is_rung_for_again_and_no_more(

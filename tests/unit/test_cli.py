@@ -11,9 +11,9 @@ import pytest
 from rich.console import Console, Group
 from typer.testing import CliRunner
 
-from service.cli import app, jobs, pictures, tables
+from service.cli import app, jobs, pictures, sweeps, tables
 from service.cli.terminal import figure
-from service.client import Client, Job
+from service.client import Client, Job, Member, Sweep
 
 HEAVY = (
     "torch",
@@ -169,4 +169,73 @@ def test_a_comparison_calls_jobs_by_letters() -> None:
     }
     text = shown(found, tables.of_comparison)
     for said in ("A  job_x", "50.00%", "#/seed", "null", "A and B are not tested"):
+        assert said in text
+
+
+@pytest.mark.parametrize(
+    ("text", "values"),
+    [
+        ("0.001,0.01", [0.001, 0.01]),
+        ("sgd,adam", ["sgd", "adam"]),
+        ("[32],[64,64],[]", [[32], [64, 64], []]),
+        ("full,100", ["full", 100]),
+        ('null,{"rotation": 10}', [None, {"rotation": 10}]),
+        ("true", [True]),
+        ("a,", ["a", ""]),
+    ],
+)
+def test_values_of_a_grid(text: str, values: list[Any]) -> None:
+    assert sweeps.parse_grid([f"a.b={text}"]) == {"a.b": values}
+
+
+@pytest.mark.parametrize(
+    ("text", "draw"),
+    [
+        ("0.001:0.1:log", {"low": 0.001, "high": 0.1, "log": True}),
+        ("16:512:integer:log", {"low": 16.0, "high": 512.0, "log": True, "integer": True}),
+        ("0:1", {"low": 0.0, "high": 1.0}),
+        ("1e-3:1e-1", {"low": 0.001, "high": 0.1}),
+        ("relu,tanh", {"choices": ["relu", "tanh"]}),
+        ('{"name":"sgd"},{"name":"adam"}', {"choices": [{"name": "sgd"}, {"name": "adam"}]}),
+    ],
+)
+def test_draws(text: str, draw: dict[str, Any]) -> None:
+    assert sweeps.parse_random([f"a={text}"]) == {"a": draw}
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("--grid", "seed"),
+        ("--grid", "=1"),
+        ("--grid", "seed="),
+        ("--grid", "seed=1", "--grid", "seed=2"),
+        ("--random", "seed=0:9:whole", "--count", "2"),
+    ],
+)
+def test_what_is_no_sweep_is_refused_before_a_server_is_asked(words: tuple[str, ...]) -> None:
+    ran = run("sweep", "slp-200", *words, "--url", "http://127.0.0.1:9")
+    assert ran.exit_code == 1
+    assert ran.stderr.startswith("malformed_change:")
+
+
+def test_a_sweep_counts_and_ranks_its_members() -> None:
+    member = {"index": 0, "job_id": "job_x", "state": "succeeded", "rank": 1, "metrics": {"test_loss": 0.25}}
+    changes = {"optimizer.learning_rate": 0.01, "network.activation": "relu"}
+    found = Sweep(
+        id="sweep_x",
+        state="failed",
+        counts={"succeeded": 1, "failed": 1},
+        size=2,
+        fields=list(changes),
+        created_at="",
+        metric="test_loss",
+        warnings=["ranked by the test set"],
+        members=[
+            Member.model_validate(member | {"changes": changes}),
+            Member(index=1, job_id="job_y", state="failed", changes=changes),
+        ],
+    )
+    text = shown({"sweep": found}, lambda given: sweeps._standing(given["sweep"]))
+    for said in ("1 succeeded, 1 failed", "learning_rate", "0.25", "relu", "job_y", "warning: ranked"):
         assert said in text

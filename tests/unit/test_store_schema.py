@@ -15,10 +15,11 @@ from sqlalchemy.exc import IntegrityError
 
 from service.errors import Unavailable
 from service.spec import TrainingSpec
-from service.store import checkpoints, events, garbage, jobs, metrics, models, schema
+from service.store import checkpoints, events, garbage, jobs, metrics, models, schema, sweeps
 from service.store.checkpoints import Kept
 from service.store.database import Database
 from service.store.tables import metadata
+from service.sweep import Member
 
 
 def tables(db: Database) -> list[str]:
@@ -103,17 +104,42 @@ def sqlite(tmp_path: Path) -> Database:
 def test_sqlite_keeps_series_by_key_and_watches_references(sqlite: Database) -> None:
     with sqlite.read() as connection:
         query = "SELECT name FROM sqlite_master WHERE sql LIKE '%WITHOUT ROWID%'"
-        assert sorted(connection.execute(text(query)).scalars()) == ["curve", "event", "metric"]
+        assert sorted(connection.execute(text(query)).scalars()) == [
+            "curve",
+            "event",
+            "metric",
+            "sweep_member",
+        ]
         made = connection.execute(text("SELECT sql FROM sqlite_master WHERE name = 'job'")).scalar_one()
         assert "CONSTRAINT ck_job_state CHECK" in made
         assert connection.execute(text("PRAGMA foreign_keys")).scalar_one() == 1, "off only to migrate"
         assert connection.execute(text("PRAGMA journal_mode")).scalar_one() == "wal"
 
 
+def _sweep(db: Database) -> None:
+    members = [Member({"seed": seed}, TrainingSpec(seed=seed)) for seed in range(2)]
+    answer, _ = sweeps.submit(
+        db,
+        members,
+        answer=lambda found, _: {"id": found.id},
+        spec={},
+        search={"grid": {"seed": [0, 1]}},
+        metric="test_accuracy",
+        preset=None,
+        metadata={},
+        priority=5,
+        max_attempts=3,
+        max_queued=10,
+    )
+    sweeps.get_with_members(db, answer["id"])
+    sweeps.cancel(db, answer["id"])
+
+
 QUERIES: dict[str, tuple[Callable[[Database], object], str]] = {
     "jobs": (lambda db: jobs.page(db, limit=5, after="job_x"), "SEARCH job"),
     "jobs in a state": (lambda db: jobs.page(db, limit=5, states=["succeeded"]), "ix_job_state_id"),
     "jobs of a preset": (lambda db: jobs.page(db, limit=5, preset="p"), "ix_job_preset_id"),
+    "jobs of a sweep": (lambda db: jobs.page(db, limit=5, sweep="sweep_x"), "ix_job_sweep_id_id"),
     "jobs of both": (lambda db: jobs.page(db, limit=5, preset="p", states=["failed"]), "SEARCH job"),
     "speed": (lambda db: jobs.measured_speed(db, device_prefix="cpu"), "ix_job_state_id"),
     "unrung": (lambda db: jobs.unrung(db, older_than=1, limit=5), "ix_job_state_priority_id"),
@@ -131,6 +157,9 @@ SMALL: dict[str, tuple[Callable[[Database], object], str]] = {  # these may sort
     "counts": (jobs.count_by_queue, "(state=?)"),
     "jobs in some states": (lambda db: jobs.page(db, limit=5, states=["failed", "queued"]), "(state=?)"),
     "prune": (lambda db: checkpoints.prune(db, "job_x", Kept(everything=False, newest=1)), "ix_model_job_id"),
+    "sweeps": (lambda db: sweeps.page(db, limit=5, after="sweep_x"), "SEARCH sweep"),
+    "a sweep, made and looked at": (lambda db: _sweep(db), "ix_job_sweep_id_id"),
+    "its members": (lambda db: _sweep(db), "sweep_member USING PRIMARY KEY (sweep_id=?)"),
     "deleted jobs": (lambda db: garbage.collect(db), "ix_job_deleted_at"),
 }
 
