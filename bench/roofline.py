@@ -27,8 +27,10 @@ from service.data.augment import Augmenter
 from service.data.datasets import Dataset
 from service.presets import PRESETS
 from service.spec import TrainingSpec
-from worker import optimizers, step
-from worker.device import describe, place, product_type, set_threads
+from worker import step
+from worker.crew import Crew
+from worker.descent import Descent
+from worker.device import describe, place, product_type, set_threads, warm_up
 from worker.training import Report, fit
 
 CPU = torch.device("cpu")
@@ -152,18 +154,26 @@ def augmented(data: Dataset, hidden: tuple[int, ...], batch: int, bound: float) 
     rows = torch.arange(batch)
     pixels, targets = resident.train.inputs[:batch], resident.train.targets[:batch]
     inputs = net.normalize(pixels).to(product_type(spec, CPU))
-    gradients, optimizer = step.make(spec, net), optimizers.make(spec.optimizer, net.parameters())
-    found = seconds(
-        {
-            "step": steps(spec, data),
-            "augmentation": lambda: augmenter.deform(pixels, rows, variant=0),
-            "forward and backward": lambda: gradients.gradients(inputs, targets),
-            "of these the bare products": bare_products(spec),
-            "norm of the gradient": lambda: optimizers.gradient_norm(net.parameters()),
-            "optimiser": optimizer.step,
-            "rate": rate_product(),
-        }
-    )
+    augmenter.prepare(0)
+
+    def augment(member: int) -> None:
+        part = crew.share(member, batch)
+        augmenter.deform(pixels[part], rows[part], variant=0)
+
+    with Crew.largest() as crew:
+        gradients = step.make(spec, net, crew)
+        descent = Descent(spec, net, crew)
+        found = seconds(
+            {
+                "step": steps(spec, data),
+                "augmentation": lambda: crew.each(augment),
+                "forward and backward": lambda: gradients.gradients(inputs, targets),
+                "of these the bare products": bare_products(spec),
+                "norm of the gradient": descent.gradient_norm,
+                "optimiser": lambda: descent.step(1, 1e-3, spec.regularization),
+                "rate": rate_product(),
+            }
+        )
     whole, rate = found["step"], 2 * SIDE**3 / found.pop("rate")
     reached = operations(spec) / whole / rate
     share = found["augmentation"] / whole
@@ -225,6 +235,7 @@ def main() -> int:
     parser = argparse.ArgumentParser()
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     set_threads(parser.parse_args().threads)
+    warm_up(CPU)
     data = drawn()
     print(f"{describe(CPU)}, torch {torch.__version__}, products in {product_type(spec_of(WIDE, 250), CPU)}")
     within = [

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from service.network import MultiLayerPerceptron
 from service.spec import Averaging
+from worker.crew import ALONE, Crew
 
 
 def decay_at(averaging: Averaging, step: int) -> float:
@@ -21,17 +22,29 @@ class Average:
     All that training changes takes part, so that what a normalisation has measured is averaged as the weights
     are that it was measured with (Cai et al. 2021, "Exponential Moving Average Normalization", eq. 4-6)."""
 
-    def __init__(self, spec: Averaging, network: MultiLayerPerceptron) -> None:
-        self._spec = spec
+    def __init__(self, spec: Averaging, network: MultiLayerPerceptron, crew: Crew = ALONE) -> None:
+        self._spec, self._crew = spec, crew
         self.network = copy.deepcopy(network).requires_grad_(requires_grad=False).eval()
-        self._newest, self._average = _changing(network), _changing(self.network)
+        self._shares = [
+            [
+                [tensor[crew.share(member, len(tensor))] for tensor in _changing(each)]
+                for each in (self.network, network)
+            ]
+            for member in range(crew.size)
+        ]
 
     @torch.no_grad()
     def update(self, step: int) -> None:
         """average <- d average + (1 - d) newest, after step t = 1, 2, ...; in one pass over memory."""
-        torch._foreach_lerp_(self._average, self._newest, 1 - decay_at(self._spec, step))
+        taken = 1 - decay_at(self._spec, step)
+
+        def update(member: int) -> None:
+            average, newest = self._shares[member]
+            torch._foreach_lerp_(average, newest, taken)
+
+        self._crew.each(update)
 
 
 def _changing(network: MultiLayerPerceptron) -> list[Tensor]:
     named = (*network.named_parameters(), *network.named_buffers())
-    return [tensor for name, tensor in named if not name.startswith("input.")]
+    return [tensor.detach() for name, tensor in named if not name.startswith("input.")]

@@ -1,5 +1,6 @@
 """Where a network trains: device, threads, precision, determinism, and the data that lies there."""
 
+import ctypes
 import os
 import platform
 from collections.abc import Hashable, Iterator
@@ -18,6 +19,8 @@ from service.errors import Conflict
 from service.network import MultiLayerPerceptron
 from service.spec import TrainingSpec
 
+_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
+LARGEST_KEPT = 32 * 2**20  # bytes: the most that mallopt(3) takes
 SHARED_OPERATIONS = 100_000_000  # of a step; some 2 ms of one core
 
 
@@ -57,11 +60,21 @@ def threads_for(spec: TrainingSpec, available: int) -> int:
 def warm_up(device: torch.device) -> None:
     """Pay here, at a worker's start, what a process's first step costs: some seconds of torch's late
     imports, and on a GPU the context and the library handles."""
+    _keep_memory()
     with deterministic(enabled=True):
         weight = torch.nn.Parameter(torch.ones(8, 8, device=device))
         optimizer = torch.optim.Adam([weight], fused=True)
         (weight @ weight).sum().backward()  # type: ignore[no-untyped-call]
         optimizer.step()
+
+
+def _keep_memory() -> None:
+    """Let freed memory stay with the process. glibc gives large pieces back to the kernel, and pages that come
+    anew, and zeroed, at every step cost as much as deforming the images that they hold."""
+    set_option = getattr(ctypes.CDLL(None), "mallopt", None)
+    if set_option is not None:  # macOS has none
+        set_option(_MMAP_THRESHOLD, LARGEST_KEPT)
+        set_option(_TRIM_THRESHOLD, 2**31 - 1)
 
 
 @contextmanager

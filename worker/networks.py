@@ -10,6 +10,7 @@ from service.network import MultiLayerPerceptron, arrays_of, load_arrays
 from service.normalization import fold, plain
 from service.spec import TrainingSpec
 from worker.averaging import Average
+from worker.crew import ALONE, Crew
 
 TRAINED, AVERAGE = "trained.", "average."  # prefixes in a snapshot's state
 
@@ -22,9 +23,9 @@ class Networks:
     A snapshot's weights are those of `evaluated`; its state holds the other networks that the run needs to go
     on (`trained.{name}`, `average.{name}`)."""
 
-    def __init__(self, spec: TrainingSpec, trained: MultiLayerPerceptron) -> None:
+    def __init__(self, spec: TrainingSpec, trained: MultiLayerPerceptron, crew: Crew = ALONE) -> None:
         self.trained = trained
-        self.average = None if spec.averaging is None else Average(spec.averaging, trained)
+        self.average = None if spec.averaging is None else Average(spec.averaging, trained, crew)
         averaged = spec.averaging is not None and spec.averaging.evaluate == "average"
         self._chosen = self.average.network if self.average is not None and averaged else trained
         self._plain = self._chosen if spec.network.normalization == "none" else plain(trained)

@@ -10,7 +10,6 @@ from torch import Tensor
 from torch.nn import Parameter, functional
 
 from service import spec as specs
-from service.network import to_numpy
 from service.spec import Plan, TrainingSpec
 
 RATE_RATIO = "rate_ratio"  # of a group of parameters: its learning rate over the run's
@@ -173,12 +172,11 @@ def clip(parameters: Iterable[Parameter], norm: float, largest: float) -> None:
         torch._foreach_mul_(gradients, largest / norm)
 
 
-def gradient_norm(parameters: Iterable[Parameter]) -> Tensor:
-    """Euclidean norm of all gradients together, a scalar. What torch's `get_total_norm` gives, for 2/5 of its
-    time on a CPU: that reads each gradient by the slow way of a list of tensors."""
-    norms = [torch.linalg.vector_norm(p.grad) for p in parameters if p.grad is not None]
-    total: Tensor = torch.linalg.vector_norm(torch.stack(norms))
-    return total
+def squared_norm(parameters: Iterable[Parameter]) -> Tensor:
+    """Sum of the squares of all gradients, a scalar. By products, since torch's norms take twice as long on a CPU
+    (torch 2.15)."""
+    gradients = [parameter.grad.view(-1) for parameter in parameters if parameter.grad is not None]
+    return torch.stack([torch.dot(gradient, gradient) for gradient in gradients]).sum()
 
 
 @torch.no_grad()
@@ -195,25 +193,3 @@ def soft_threshold(weights: Iterable[Parameter], threshold: float) -> None:
     and Boyd 2014, section 6.5.2)."""
     for weight in weights:
         weight.copy_(functional.softshrink(weight, threshold))
-
-
-def state_arrays(optimizer: torch.optim.Optimizer) -> dict[str, NDArray[Any]]:
-    """A copy of the optimiser's state, `optimizer.{i}.{key}` for parameter i in group order."""
-    return {
-        f"optimizer.{index}.{key}": to_numpy(value)
-        for index, state in optimizer.state_dict()["state"].items()
-        for key, value in state.items()
-        if isinstance(value, Tensor)  # SGD without momentum keeps a None
-    }
-
-
-def load_state_arrays(optimizer: torch.optim.Optimizer, arrays: Arrays) -> None:
-    """Take over what `state_arrays` gave; other names are passed over."""
-    state: dict[int, dict[str, Tensor]] = {}
-    for name, array in arrays.items():
-        owner, _, rest = name.partition(".")
-        if owner == "optimizer":
-            index, _, key = rest.partition(".")
-            state.setdefault(int(index), {})[key] = torch.tensor(array)
-    groups = optimizer.state_dict()["param_groups"]
-    optimizer.load_state_dict({"state": state, "param_groups": groups})

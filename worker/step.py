@@ -6,12 +6,14 @@ a size, the input's gradient is never taken, and each product finds its operands
 them. In bfloat16 that is both row by row: a left operand that is read by columns runs at half the speed (on AMX
 550 against 1,200 GFLOP/s a core, torch 2.15), while turning it first costs a tenth of what that saves. So the
 deltas are turned for the gradients of the weights, and a batch that stays the whole run is kept turned as well.
+relu is done to the bits, where it is a third of the arithmetic: a number above zero is one as an integer too.
 The classes' scores lie one class a row, which makes log-softmax over ten of them some ten times as fast.
 """
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Protocol
 
 import torch
@@ -21,10 +23,10 @@ from torch.nn import Parameter
 from service.evaluation import mean_loss
 from service.network import MultiLayerPerceptron
 from service.spec import Activation, TrainingSpec
+from worker.crew import ALONE, Crew
 from worker.device import autocast, product_type
 
-ROWS = 8192  # taken at once at most: what a block's layers hand each other then stays in a CPU's cache
-TURNED = 128  # rows turned at once: a matrix at once takes twice as long (torch 2.15)
+ROWS = 8192  # a member takes at once at most: what its layers hand each other then stays in a CPU's cache
 
 _aten: Any = torch.ops.aten
 
@@ -38,12 +40,16 @@ class Step(Protocol):
         ...
 
 
-def make(spec: TrainingSpec, network: MultiLayerPerceptron) -> Step:
-    """The faster way that there is for this network where it lies."""
-    plain = spec.network.normalization == "none"
-    if plain and next(network.parameters()).device.type == "cpu":
-        return Backpropagation(spec, network)
+def make(spec: TrainingSpec, network: MultiLayerPerceptron, crew: Crew = ALONE) -> Step:
+    """The faster way that there is for this network where it lies. Only one that `shares` has a use for a crew."""
+    if shares(spec, next(network.parameters()).device):
+        return Backpropagation(spec, network, crew)
     return Autograd(spec, network)
+
+
+def shares(spec: TrainingSpec, device: torch.device) -> bool:
+    """Whether the step is written by hand there, and its work is shared among a crew."""
+    return spec.network.normalization == "none" and device.type == "cpu"
 
 
 def stays(spec: TrainingSpec) -> bool:
@@ -72,45 +78,71 @@ class Backpropagation:
     """Forward and backward by hand, in float32, or with products in bfloat16: weights cast once a step, sums in
     float32, what lies between the layers in bfloat16, the loss and the gradients in float32.
 
-    A batch of more than `ROWS` is taken in blocks whose gradients are added up; with dropout, whose masks are
-    drawn for a whole batch, it is one block."""
+    The members of a crew take rows of the batch each as far as the deltas of every layer, and then rows of every
+    gradient, whose products sum over the whole batch: nothing is added up between them but the loss. A batch of
+    more than `ROWS` a member is taken in blocks whose gradients are added up; with dropout, whose masks are drawn
+    for a whole batch, it is one block."""
 
-    def __init__(self, spec: TrainingSpec, network: MultiLayerPerceptron) -> None:
-        self._spec, self._network = spec, network
+    def __init__(self, spec: TrainingSpec, network: MultiLayerPerceptron, crew: Crew = ALONE) -> None:
+        self._spec, self._network, self._crew = spec, network, crew
         self._dtype = product_type(spec, torch.device("cpu"))
         parameters = list(network.parameters())
         for parameter in parameters:
             parameter.grad = torch.zeros_like(parameter)
         self._gradients = [_gradient(parameter) for parameter in parameters]
         self._masters = self._copies = [parameter.detach() for parameter in parameters]
-        self._product = torch.empty(0)
         if self._is_rounded:
             self._copies = [master.to(self._dtype) for master in self._masters]
-            largest = max(master.numel() for master in self._masters)
-            self._product = torch.empty(largest, dtype=self._dtype)
         self._layers = list(zip(self._copies[::2], self._copies[1::2], strict=True))
+        self._casts = [self._cast_share(member) for member in range(crew.size)]
+        self._products = [self._product_shares(member) for member in range(crew.size)]
         self._activation = _ACTIVATIONS[spec.network.activation]
         self._buffers: dict[int, _Buffers] = {}
         self._staying: list[_Block] = []
-        self._turned_gradient = torch.empty(0)  # of the first layer's weights, where the batch is kept turned
+        # of the first layer's weights, where the batch is kept turned
+        self._turned_gradient = self._turned_product = torch.empty(0)
 
     @property
     def _is_rounded(self) -> bool:
         return self._dtype != torch.float32
 
+    def _cast_share(self, member: int) -> tuple[list[Tensor], list[Tensor]]:
+        """The member's rows of the copies, and of the weights that they are copies of."""
+        pairs = zip(self._copies, self._masters, strict=True)
+        shares = [
+            (copy[rows], master[rows])
+            for copy, master in pairs
+            if len(copy[rows := self._crew.share(member, len(master))])
+        ]
+        return [copy for copy, _ in shares], [master for _, master in shares]
+
+    def _product_shares(self, member: int) -> list[Tensor]:
+        """Memory for the member's rows of each layer's gradient as a product leaves it."""
+        shares = [weight[self._crew.share(member, len(weight))] for weight, _ in self._layers]
+        if not self._is_rounded:
+            return shares  # never written to: float32 goes into the gradient itself
+        memory = torch.empty(max(share.numel() for share in shares), dtype=self._dtype)
+        return [memory[: share.numel()].view_as(share) for share in shares]
+
     @torch.no_grad()
     def gradients(self, inputs: Tensor, targets: Tensor) -> Tensor:
         if self._is_rounded:
-            torch._foreach_copy_(self._copies, self._masters)
+            self._crew.each(self._cast)
         loss = torch.zeros(())
         for index, block in enumerate(self._blocks(inputs, targets)):
             buffers = self._buffers_of(len(block.inputs))
-            self._forward(block.inputs, buffers)
-            loss += self._loss(block, buffers)
-            self._backward(block, buffers, first=index == 0)
+            if self._network.dropout:
+                for mask in buffers.masks:
+                    self._network.draw_kept(mask)
+            for part in self._crew.each(partial(self._deltas, block, buffers)):
+                loss += part
+            self._crew.each(partial(self._sums, block, buffers, first=index == 0))
         if self._turned_gradient.numel():
             self._gradients[0].copy_(self._turned_gradient.t())  # once, as this is slow
         return loss
+
+    def _cast(self, member: int) -> None:
+        torch._foreach_copy_(*self._casts[member])
 
     def _blocks(self, inputs: Tensor, targets: Tensor) -> Iterator["_Block"]:
         """The batch's blocks, each to be done with before the next is asked for."""
@@ -122,109 +154,129 @@ class Backpropagation:
         yield from self._staying
 
     def _cut(self, inputs: Tensor, targets: Tensor) -> Iterator["_Block"]:
-        count = 1 if self._network.dropout else math.ceil(len(inputs) / ROWS)
+        count = 1 if self._network.dropout else math.ceil(len(inputs) / (ROWS * self._crew.size))
         rows = math.ceil(len(inputs) / count)
         for part, classes in zip(torch.split(inputs, rows), torch.split(targets, rows), strict=True):
             yield self._block(part.to(self._dtype), classes, len(inputs))
 
     def _kept(self, block: "_Block") -> "_Block":
+        own = replace(block, wanted=[wanted.clone() for wanted in block.wanted])
         # an only layer's deltas are few, and turned already
-        turned = self._is_rounded and len(self._layers) > 1
-        if not turned:
-            return replace(block, wanted=block.wanted.clone())
+        if not self._is_rounded or len(self._layers) == 1:
+            return own
         if not self._turned_gradient.numel():
             self._turned_gradient = torch.empty(self._masters[0].t().shape)
-        return replace(block, wanted=block.wanted.clone(), columns=block.inputs.t().contiguous())
+            self._turned_product = torch.empty(self._turned_gradient.shape, dtype=self._dtype)
+        return replace(own, columns=block.inputs.t().contiguous())
 
     def _block(self, inputs: Tensor, targets: Tensor, examples: int) -> "_Block":
-        wanted = self._buffers_of(len(inputs)).wanted
+        parts = self._buffers_of(len(inputs)).parts
+        for part in parts:
+            self._want(part.wanted, targets[part.rows], examples)
+        return _Block(inputs, [part.wanted for part in parts], examples)
+
+    def _want(self, wanted: Tensor, targets: Tensor, examples: int) -> None:
+        """Fill `wanted`, see `_Block`."""
+        entropy = self._spec.loss_name == "cross_entropy"
         if targets.is_floating_point():
             wanted.copy_(targets.t())
-        elif self._spec.loss_name == "mse":
-            wanted.zero_().scatter_(0, targets.unsqueeze(0), 1.0)
-        else:
+            if entropy:  # of probabilities
+                wanted.mul_(-1 / examples)
+        elif entropy:
             smoothing = self._spec.regularization.label_smoothing
             spread = smoothing / len(wanted)
             wanted.fill_(-spread / examples)
             wanted.scatter_(0, targets.unsqueeze(0), (smoothing - 1 - spread) / examples)
-        return _Block(inputs, wanted, examples)
+        else:
+            wanted.zero_().scatter_(0, targets.unsqueeze(0), 1.0)
 
     def _buffers_of(self, rows: int) -> "_Buffers":
         if rows not in self._buffers:
-            apart = bool(self._network.dropout) or not self._activation.from_output
-            self._buffers[rows] = _Buffers.of(
-                rows, self._spec.layer_widths, self._dtype, apart=apart, dropout=bool(self._network.dropout)
+            shape = _Shape(
+                widths=self._spec.layer_widths,
+                dtype=self._dtype,
+                apart=bool(self._network.dropout) or not self._activation.from_output,
+                dropout=bool(self._network.dropout),
             )
+            shares = [self._crew.share(member, rows) for member in range(self._crew.size)]
+            self._buffers[rows] = _Buffers.of(rows, shape, shares)
         return self._buffers[rows]
 
-    def _forward(self, inputs: Tensor, buffers: "_Buffers") -> None:
+    def _deltas(self, block: "_Block", buffers: "_Buffers", member: int) -> Tensor:
+        """The member's rows forward and back; gives their part of the loss."""
+        part = buffers.parts[member]
+        self._forward(block.inputs[part.rows], part)
+        loss = self._loss(block.wanted[member], block.examples, part)
+        self._backward(block, part)
+        return loss
+
+    def _forward(self, inputs: Tensor, part: "_Part") -> None:
         (*hidden, (weight, bias)), values = self._layers, inputs
         for index, (inner, inner_bias) in enumerate(hidden):
-            kept, following = buffers.kept[index], buffers.values[index]
+            kept, following = part.kept[index], part.values[index]
             torch.addmm(inner_bias, values, inner.t(), out=kept)
             activated = kept if self._activation.from_output else following
             self._activation.forward(kept, activated)
             if self._network.dropout:
-                mask = self._network.draw_kept(buffers.masks[index])
-                torch.mul(activated, mask, out=following).mul_(1 / (1 - self._network.dropout))
+                torch.mul(activated, part.masks[index], out=following)
+                following.mul_(1 / (1 - self._network.dropout))
             values = following
-        torch.addmm(bias, values, weight.t(), out=buffers.logits)
+        torch.addmm(bias, values, weight.t(), out=part.logits)
 
-    def _loss(self, block: "_Block", buffers: "_Buffers") -> Tensor:
-        """The block's part of the loss; the loss's gradient of the logits lies in `buffers.scores` then."""
-        wanted, scores, logs = block.wanted, buffers.scores, buffers.logs
-        scores.copy_(buffers.logits.t())
+    def _loss(self, wanted: Tensor, examples: int, part: "_Part") -> Tensor:
+        """The part's share of the loss; the loss's gradient of the logits lies in `part.scores` then."""
+        scores, logs = part.scores, part.logs
+        scores.copy_(part.logits.t())
         if self._spec.loss_name == "mse":
             scores.sub_(wanted)
-            mean = 1 / (len(scores) * block.examples)
+            mean = 1 / (len(scores) * examples)
             loss = torch.dot(scores.view(-1), scores.view(-1)).mul_(mean)
             scores.mul_(2 * mean)
             return loss
         torch.log_softmax(scores, 0, out=logs)
-        torch.exp(logs, out=scores).mul_(1 / block.examples).add_(wanted)
+        torch.exp(logs, out=scores).mul_(1 / examples).add_(wanted)
         return torch.dot(wanted.view(-1), logs.view(-1))
 
-    def _backward(self, block: "_Block", buffers: "_Buffers", *, first: bool) -> None:
-        turned = buffers.turned[-1]  # (outputs, n): the loss's gradient of what a layer gave
-        if self._is_rounded:
-            turned.copy_(buffers.scores)
-        delta, sums = turned.t(), buffers.scores.sum(1)
-        for index in reversed(range(len(self._layers))):
-            _accumulate(self._gradients[2 * index + 1], sums, first=first)
-            if index == 0:
-                break
-            self._add_product(2 * index, turned, buffers.values[index - 1], first=first)
-            following = buffers.deltas[index - 1]
-            torch.mm(delta, self._layers[index][0], out=following)
-            self._through_activation(following, index - 1, buffers)
-            delta, sums = following, following.sum(0)
-            turned = self._turned(delta, index - 1, block, buffers)
-        if block.columns is not None:
-            product = self._product[: self._turned_gradient.numel()].view_as(self._turned_gradient)
-            torch.mm(block.columns, delta, out=product)
-            _accumulate(self._turned_gradient, product, first=first)
-        else:
-            self._add_product(0, turned, block.inputs, first=first)
+    def _backward(self, block: "_Block", part: "_Part") -> None:
+        """The deltas of every layer: turned, where the gradients want them so."""
+        turned = part.turned[-1]
+        turned.copy_(part.scores)
+        delta = turned.t()
+        for index in reversed(range(len(self._layers) - 1)):
+            following = part.deltas[index]
+            torch.mm(delta, self._layers[index + 1][0], out=following)
+            if self._network.dropout:
+                following.mul_(1 / (1 - self._network.dropout)).mul_(part.masks[index])
+            self._activation.backward(following, part.kept[index], part.spare[index])
+            if self._is_rounded and not (index == 0 and block.columns is not None):
+                part.turned[index].copy_(following.t())
+            delta = following
 
-    def _through_activation(self, delta: Tensor, index: int, buffers: "_Buffers") -> None:
-        if self._network.dropout:
-            delta.mul_(1 / (1 - self._network.dropout)).mul_(buffers.masks[index])
-        self._activation.backward(delta, buffers.kept[index])
+    def _sums(self, block: "_Block", buffers: "_Buffers", member: int, *, first: bool) -> None:
+        """The member's rows of every gradient, over all of the block."""
+        for index, values in enumerate((block.inputs, *buffers.values)):
+            weight, bias = self._gradients[2 * index : 2 * index + 2]
+            rows = self._crew.share(member, len(bias))
+            if index == 0 and block.columns is not None:
+                self._add_turned(block.columns, buffers.deltas[0], member, first=first)
+                _accumulate(bias[rows], buffers.deltas[0][:, rows].sum(0), first=first)
+            elif rows.start < rows.stop:
+                turned = buffers.turned[index][rows]
+                self._add_product(weight[rows], turned, values, self._products[member][index], first=first)
+                _accumulate(bias[rows], turned.sum(1), first=first)
 
-    def _turned(self, delta: Tensor, index: int, block: "_Block", buffers: "_Buffers") -> Tensor:
-        if not self._is_rounded or (index == 0 and block.columns is not None):
-            return delta.t()
-        turned = buffers.turned[index]
-        for rows, columns in zip(torch.split(delta, TURNED), torch.split(turned, TURNED, 1), strict=True):
-            columns.copy_(rows.t())
-        return turned
+    def _add_turned(self, columns: Tensor, delta: Tensor, member: int, *, first: bool) -> None:
+        rows = self._crew.share(member, len(columns))
+        product = self._turned_product[rows]
+        torch.mm(columns[rows], delta, out=product)
+        _accumulate(self._turned_gradient[rows], product, first=first)
 
-    def _add_product(self, parameter: int, turned: Tensor, values: Tensor, *, first: bool) -> None:
-        gradient = self._gradients[parameter]
+    def _add_product(
+        self, gradient: Tensor, turned: Tensor, values: Tensor, product: Tensor, *, first: bool
+    ) -> None:
         if not self._is_rounded:
             torch.addmm(gradient, turned, values, beta=0 if first else 1, out=gradient)
             return
-        product = self._product[: gradient.numel()].view_as(gradient)
         torch.mm(turned, values, out=product)
         _accumulate(gradient, product, first=first)
 
@@ -247,61 +299,95 @@ class _Block:
 
     inputs: Tensor
     """(n, inputs)"""
-    wanted: Tensor
-    """(outputs, n) float32: what mse compares with, or -1/examples of the smoothed labels."""
+    wanted: list[Tensor]
+    """(outputs, m) float32 of each part: what mse compares with, or -1/examples of the labels' probabilities."""
     examples: int
     columns: Tensor | None = None
     """The inputs turned, where that is worth its memory."""
 
 
 @dataclass(frozen=True)
-class _Buffers:
-    """Memory for blocks of n rows. Lists have an item a hidden layer, of w units."""
+class _Shape:
+    """What memory a block needs beside its number of rows."""
 
+    widths: tuple[int, ...]
+    dtype: torch.dtype
+    apart: bool
+    """Values lie elsewhere than what is kept."""
+    dropout: bool
+
+
+@dataclass(frozen=True)
+class _Part:
+    """One member's part of a block's memory: m of its rows. Lists have an item a hidden layer, of w units."""
+
+    rows: slice
     kept: list[Tensor]
-    """(n, w): what the activation's derivative is taken of."""
+    """(m, w): what the activation's derivative is taken of."""
     values: list[Tensor]
-    """(n, w): what the next layer takes; `kept` itself where that is the same."""
+    """(m, w): what the next layer takes; `kept` itself where that is the same."""
     masks: list[Tensor]
-    """(n, w): ones and zeros, with dropout."""
+    """(m, w): ones and zeros, with dropout."""
     deltas: list[Tensor]
-    """(n, w): the loss's gradient of the layer's sums."""
+    """(m, w): the loss's gradient of the layer's sums."""
+    spare: list[Tensor]
+    """(m, w): nothing that lasts; all in one place."""
     turned: list[Tensor]
-    """(w, n): the same turned, in bfloat16; and in either type one more for the outputs."""
+    """(w, m): the same turned; and one more for the outputs."""
     logits: Tensor
-    """(n, outputs)"""
+    """(m, outputs)"""
     scores: Tensor
-    """(outputs, n) float32: the logits, then the loss's gradient of them."""
+    """(outputs, m) float32: the logits, then the loss's gradient of them."""
     logs: Tensor
-    """(outputs, n) float32: log-probabilities."""
+    """(outputs, m) float32: log-probabilities."""
     wanted: Tensor
-    """(outputs, n) float32: see `_Block`."""
+    """(outputs, m) float32: see `_Block`."""
+
+
+@dataclass(frozen=True)
+class _Buffers:
+    """Memory for blocks of n rows: whole as the gradients' products take it, and in the members' parts."""
+
+    values: list[Tensor]
+    """(n, w) a hidden layer"""
+    masks: list[Tensor]
+    deltas: list[Tensor]
+    turned: list[Tensor]
+    """(w, n) a layer: in float32 the deltas themselves, looked at by columns."""
+    parts: list[_Part]
 
     @classmethod
-    def of(
-        cls, rows: int, layer_widths: tuple[int, ...], dtype: torch.dtype, *, apart: bool, dropout: bool
-    ) -> "_Buffers":
-        """`apart`: values lie elsewhere than what is kept."""
-        _, *hidden, outputs = layer_widths
+    def of(cls, rows: int, shape: _Shape, shares: Sequence[slice]) -> "_Buffers":
+        _, *hidden, outputs = shape.widths
 
         def each() -> list[Tensor]:
-            return [torch.empty(rows, width, dtype=dtype) for width in hidden]
+            return [torch.empty(rows, width, dtype=shape.dtype) for width in hidden]
 
-        kept, scores = each(), torch.empty(outputs, rows)
-        turned = [scores]
-        if dtype != torch.float32:
-            turned = [torch.empty(width, rows, dtype=dtype) for width in (*hidden, outputs)]
-        return cls(
-            kept=kept,
-            values=each() if apart else kept,
-            masks=each() if dropout else [],
-            deltas=each(),
-            turned=turned,
-            logits=torch.empty(rows, outputs, dtype=dtype),
-            scores=scores,
-            logs=torch.empty_like(scores),
-            wanted=torch.empty_like(scores),
-        )
+        kept, deltas = each(), each()
+        values, masks = each() if shape.apart else kept, each() if shape.dropout else []
+        turned = [delta.t() for delta in deltas]
+        if shape.dtype != torch.float32:
+            turned = [torch.empty(width, rows, dtype=shape.dtype) for width in hidden]
+        turned.append(torch.empty(outputs, rows, dtype=shape.dtype))
+
+        def part(share: slice) -> _Part:
+            count = share.stop - share.start
+            spare = torch.empty(count * max(hidden, default=0), dtype=shape.dtype)
+            return _Part(
+                rows=share,
+                kept=[matrix[share] for matrix in kept],
+                values=[matrix[share] for matrix in values],
+                masks=[matrix[share] for matrix in masks],
+                deltas=[matrix[share] for matrix in deltas],
+                spare=[spare[: count * width].view(count, width) for width in hidden],
+                turned=[matrix[:, share] for matrix in turned],
+                logits=torch.empty(count, outputs, dtype=shape.dtype),
+                scores=torch.empty(outputs, count),
+                logs=torch.empty(outputs, count),
+                wanted=torch.empty(outputs, count),
+            )
+
+        return cls(values, masks, deltas, turned, [part(share) for share in shares])
 
 
 @dataclass(frozen=True)
@@ -310,8 +396,8 @@ class _Activation:
 
     forward: Callable[[Tensor, Tensor], object]
     """From what is kept into what the next layer takes; it may change what is kept."""
-    backward: Callable[[Tensor, Tensor], object]
-    """Times the derivative, in place, by what is kept."""
+    backward: Callable[[Tensor, Tensor, Tensor], object]
+    """Times the derivative, in place, by what is kept; with memory of that size to spare."""
     from_output: bool = True
     """Whether the output alone is kept."""
 
@@ -321,7 +407,7 @@ def _scaled_tanh(kept: Tensor, out: Tensor) -> None:
     torch.mul(kept, 1.7159, out=out)
 
 
-def _scaled_tanh_backward(delta: Tensor, kept: Tensor) -> None:
+def _scaled_tanh_backward(delta: Tensor, kept: Tensor, _spare: Tensor) -> None:
     delta.mul_(1.7159)
     _aten.tanh_backward.grad_input(delta, kept, grad_input=delta)
     delta.mul_(0.6666)
@@ -331,33 +417,45 @@ def _nothing(*_: Tensor) -> None:
     """Of the identity: its value is what is kept, and its derivative is 1."""
 
 
+def _relu_backward(delta: Tensor, kept: Tensor, spare: Tensor) -> None:
+    if delta.dtype != torch.bfloat16:
+        _aten.threshold_backward.grad_input(delta, kept, 0, grad_input=delta)
+        return
+    passes = torch.clamp(kept.view(torch.int16), 0, 1, out=spare.view(torch.int16))
+    delta.view(torch.int16).mul_(passes)
+
+
 # The same kernels as autograd's, with the memory given.
 _ACTIVATIONS: dict[Activation, _Activation] = {
     "relu": _Activation(
         lambda kept, out: torch.clamp_min(kept, 0, out=out),
-        lambda delta, kept: _aten.threshold_backward.grad_input(delta, kept, 0, grad_input=delta),
+        _relu_backward,
     ),
     "leaky_relu": _Activation(
         lambda kept, out: _aten.leaky_relu.out(kept, 0.01, out=out),
-        lambda delta, kept: _aten.leaky_relu_backward.grad_input(delta, kept, 0.01, True, grad_input=delta),
+        lambda delta, kept, _: _aten.leaky_relu_backward.grad_input(
+            delta, kept, 0.01, True, grad_input=delta
+        ),
     ),
     "tanh": _Activation(
         lambda kept, out: torch.tanh(kept, out=out),
-        lambda delta, kept: _aten.tanh_backward.grad_input(delta, kept, grad_input=delta),
+        lambda delta, kept, _: _aten.tanh_backward.grad_input(delta, kept, grad_input=delta),
     ),
     "scaled_tanh": _Activation(_scaled_tanh, _scaled_tanh_backward, from_output=False),
     "sigmoid": _Activation(
         lambda kept, out: torch.sigmoid(kept, out=out),
-        lambda delta, kept: _aten.sigmoid_backward.grad_input(delta, kept, grad_input=delta),
+        lambda delta, kept, _: _aten.sigmoid_backward.grad_input(delta, kept, grad_input=delta),
     ),
     "gelu": _Activation(
         lambda kept, out: _aten.gelu.out(kept, approximate="tanh", out=out),
-        lambda delta, kept: _aten.gelu_backward.grad_input(delta, kept, approximate="tanh", grad_input=delta),
+        lambda delta, kept, _: _aten.gelu_backward.grad_input(
+            delta, kept, approximate="tanh", grad_input=delta
+        ),
         from_output=False,
     ),
     "silu": _Activation(
         lambda kept, out: _aten.silu.out(kept, out=out),
-        lambda delta, kept: _aten.silu_backward.grad_input(delta, kept, grad_input=delta),
+        lambda delta, kept, _: _aten.silu_backward.grad_input(delta, kept, grad_input=delta),
         from_output=False,
     ),
     "identity": _Activation(_nothing, _nothing),

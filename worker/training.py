@@ -29,9 +29,12 @@ from service.normalization import normalize_hidden
 from service.seeds import derived_seed
 from service.spec import EarlyStopping, TrainingSpec
 from worker import optimizers
+from worker.crew import ALONE, Crew
+from worker.descent import Descent
 from worker.device import Examples, Resident, deterministic, place, product_type
 from worker.networks import Networks
 from worker.step import make as make_step
+from worker.step import shares as step_shares
 from worker.step import stays
 
 __all__ = ["Diverged", "Outcome", "Report", "Snapshot", "fit"]
@@ -96,7 +99,7 @@ class _Run:
 
     spec: TrainingSpec
     networks: Networks
-    optimizer: torch.optim.Optimizer
+    descent: Descent
     stopping: "_Stopping | None"
     step: int = 0
     loss: float | None = None  # the newest that was finite
@@ -107,7 +110,7 @@ class _Run:
         if step != self.step:
             raise RuntimeError(f"step {step} is over: take a snapshot before the generator is advanced")
         self.require_finite()
-        state = {**optimizers.state_arrays(self.optimizer), **self.networks.state()}
+        state = {**self.descent.state_arrays(), **self.networks.state()}
         progress: dict[str, Any] = {
             "loss": self.loss,
             "gradient_norm": self.gradient_norm,
@@ -121,7 +124,7 @@ class _Run:
 
     def restore(self, snapshot: Snapshot) -> None:
         self.networks.restore(snapshot)
-        optimizers.load_state_arrays(self.optimizer, snapshot.state)
+        self.descent.load_state_arrays(snapshot.state)
         self.step, progress = snapshot.step, snapshot.progress
         self.loss, self.gradient_norm = progress["loss"], progress["gradient_norm"]
         self.outcome = progress["outcome"]
@@ -199,16 +202,13 @@ def fit(
     assert data.device == device
     if len(data.train) != plan.examples:
         raise ValueError(f"the spec trains on {plan.examples} examples; the dataset has {len(data.train)}")
-    with deterministic(enabled=spec.deterministic):
-        run = _begin(spec, data, device, resume)
-        network, optimizer, regularization = run.networks.trained, run.optimizer, spec.regularization
-        parameters = list(network.parameters())
-        weights = [parameter for parameter in parameters if parameter.ndim > 1]
+    crew = Crew.largest() if step_shares(spec, device) else ALONE
+    with deterministic(enabled=spec.deterministic), crew:
+        run, gradients = _begin(spec, data, resume, crew)
+        network, regularization = run.networks.trained, spec.regularization
         largest_norm = regularization.max_gradient_norm or math.inf
-        batches = _Batches(spec, data.train, network)
+        batches = _Batches(spec, data.train, network, crew)
         evaluation_due = _evaluation_cadence(spec, clock)
-        gradients = make_step(spec, network).gradients
-        network.train()
         if resume is not None and run.outcome is not None:
             yield _report(run, data, _figures(run, data))
             return
@@ -219,20 +219,13 @@ def fit(
         for step in range(run.step + 1, plan.steps + 1):
             run.step = step
             learning_rate = optimizers.learning_rate_at(spec, step)
-            correction = optimizers.undone_correction(spec.optimizer, step)
-            optimizers.set_learning_rate(optimizer, learning_rate * correction)
             inputs, targets = batches.at(step)
             if network.dropout:
                 network.seed_dropout(derived_seed(spec.seed, "dropout", step))
             loss = gradients(inputs, targets)
-            norm = optimizers.gradient_norm(parameters)
-            run.loss, run.gradient_norm = _finite(run, loss, norm)
-            optimizers.clip(parameters, run.gradient_norm, largest_norm)
-            if regularization.l2:
-                optimizers.add_l2(weights, regularization.l2)
-            optimizer.step()
-            if regularization.l1:
-                optimizers.soft_threshold(weights, learning_rate * regularization.l1)
+            run.loss, run.gradient_norm = _finite(run, loss, run.descent.gradient_norm())
+            run.descent.clip(run.gradient_norm, largest_norm)
+            run.descent.step(step, learning_rate, regularization)
             run.networks.follow(step)
 
             last = step == plan.steps
@@ -249,19 +242,23 @@ def fit(
                 return
 
 
-def _begin(spec: TrainingSpec, data: Resident, device: torch.device, resume: Snapshot | None) -> _Run:
+def _begin(
+    spec: TrainingSpec, data: Resident, resume: Snapshot | None, crew: Crew
+) -> tuple[_Run, Callable[[Tensor, Tensor], Tensor]]:
+    """The run before its first step, or where it goes on, and what takes a batch's gradients."""
     network = build(spec, data.dataset.train_inputs if resume is None else None)
     if spec.network.normalization == "batch":
         normalize_hidden(network)
-    network.to(device)
-    optimizer = optimizers.make(spec.optimizer, network.parameters())
+    network.to(data.device).train()
+    gradients = make_step(spec, network, crew).gradients
+    descent = Descent(spec, network, crew)
     stopping = _Stopping(spec.early_stopping) if spec.early_stopping else None
-    run = _Run(spec, Networks(spec, network), optimizer, stopping)
+    run = _Run(spec, Networks(spec, network, crew), descent, stopping)
     if resume is not None:
         if resume.step > spec.plan.steps:
             raise ValueError(f"the snapshot is of step {resume.step}, past the run's {spec.plan.steps}")
         run.restore(resume)
-    return run
+    return run, gradients
 
 
 class _Batches:
@@ -269,8 +266,10 @@ class _Batches:
     pass's permutation, deformed where the spec asks for it. The last batch of a pass may be smaller. What a
     step is given lasts until the next is asked for."""
 
-    def __init__(self, spec: TrainingSpec, examples: Examples, network: MultiLayerPerceptron) -> None:
-        self._spec, self._plan = spec, spec.plan
+    def __init__(
+        self, spec: TrainingSpec, examples: Examples, network: MultiLayerPerceptron, crew: Crew
+    ) -> None:
+        self._spec, self._plan, self._crew = spec, spec.plan, crew
         self._examples, self._network = examples, network
         self._pass = -1
         self._order = torch.empty(0)
@@ -305,14 +304,25 @@ class _Batches:
             self._pass, self._order = number, self._permutation(number)
         rows = self._order[position * self._plan.batch : (position + 1) * self._plan.batch]
         inputs = self._buffer[: len(rows)]
-        if self._augmenter is None:
-            torch.index_select(self._normalized, 0, rows, out=inputs)
-        else:
-            pixels = self._examples.inputs.index_select(0, rows)
-            amplitude = self._amplitude(step)
-            deformed = self._augmenter.deform(pixels, rows, variant=number, amplitude=amplitude)
-            inputs.copy_(self._network.input.in_place(deformed))
+        fill = self._gather if self._augmenter is None else self._deformed(self._augmenter, step, number)
+        self._crew.each(lambda member: fill(rows, inputs, self._crew.share(member, len(rows))))
         return inputs, self._examples.targets.index_select(0, rows)
+
+    def _gather(self, rows: Tensor, inputs: Tensor, part: slice) -> None:
+        torch.index_select(self._normalized, 0, rows[part], out=inputs[part])
+
+    def _deformed(
+        self, augmenter: Augmenter, step: int, number: int
+    ) -> Callable[[Tensor, Tensor, slice], None]:
+        amplitude = self._amplitude(step)
+        augmenter.prepare(number)
+
+        def fill(rows: Tensor, inputs: Tensor, part: slice) -> None:
+            pixels = self._examples.inputs.index_select(0, rows[part])
+            deformed = augmenter.deform(pixels, rows[part], variant=number, amplitude=amplitude)
+            inputs[part].copy_(self._network.input.in_place(deformed))
+
+        return fill
 
     def _amplitude(self, step: int) -> float:
         assert self._spec.augmentation is not None

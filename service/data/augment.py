@@ -56,7 +56,9 @@ class Augmenter:
     def deform(self, pixels: Tensor, rows: Tensor, *, variant: int, amplitude: float = 1.0) -> Tensor:
         """float32 (b, 784), on the 0..255 scale, of `pixels` (b, 784) uint8: the images that lie at `rows` (b,)
         int64 of the training set, as they are in pass `variant`, with every limit times `amplitude`."""
-        draws = self._draws(variant)
+        self.prepare(variant)
+        assert self._drawn is not None
+        draws = self._drawn[1]
         chunk = CHUNK.get(pixels.device.type, CHUNK["cpu"])
         deformed = torch.empty(len(rows), SIDE * SIDE, dtype=torch.float32, device=pixels.device)
         for start in range(0, len(rows), chunk):
@@ -67,7 +69,7 @@ class Augmenter:
                 angle = torch.deg2rad(limits[:, 0] * drawn.affine[:, 0])
                 deformed[part] = rotated_forward(pixels[part], angle)
             else:
-                found = fields(self._weights(limits, drawn), self._basis)
+                found = fields(gridded(self._weights(limits, drawn)), self._basis)
                 deformed[part] = resampled(pixels[part], found)
         return deformed
 
@@ -78,7 +80,9 @@ class Augmenter:
             torch.mul(drawn.elastic, limits[:, 4, None, None, None], out=weights[:, :, 2:, 2:])
         return weights
 
-    def _draws(self, variant: int) -> "_Draws":
+    def prepare(self, variant: int) -> None:
+        """Draw what is random about a pass, which the first picture of it does otherwise. After that any number of
+        threads may ask for pictures of this pass."""
         copies = self._augmentation.copies
         variant = variant % copies if copies is not None else variant
         if self._drawn is None or self._drawn[0] != variant:
@@ -87,7 +91,6 @@ class Augmenter:
                 self._count, self._rank or None, derived_seed(self._seed, "augmentation", variant)
             )
             self._drawn = (variant, draws.to(self._limits.device))
-        return self._drawn[1]
 
 
 @dataclass(frozen=True)
@@ -175,12 +178,21 @@ def _factor(sigma: float) -> Tensor:
     return torch.from_numpy(factor.astype(np.float32))
 
 
-def resampled(pixels: Tensor, sources: Tensor) -> Tensor:
-    """float32 (b, 784) by bilinear interpolation of `pixels` (b, 784), uint8 or float, at `sources`
-    (b, 2, 28, 28), x before y, in pixels. What lies outside the image is 0, MNIST's background."""
+def gridded(weights: Tensor) -> Tensor:
+    """`weights` of fields that tell places in pixels, changed in place, so that they tell them as torch's grids
+    do, from -1 to 1: a field is ten times as large as its weights."""
+    weights *= 2 / (SIDE - 1)
+    weights[:, :, 0, 0] -= 1
+    return weights
+
+
+def resampled(pixels: Tensor, grid: Tensor) -> Tensor:
+    """float32 (b, 784) by bilinear interpolation of `pixels` (b, 784), uint8 or float, at `grid` (b, 2, 28, 28), x
+    before y, from -1 to 1. What lies outside the image is 0, MNIST's background."""
     images = pixels.to(torch.float32).view(-1, 1, SIDE, SIDE)
-    grid = (sources * (2 / (SIDE - 1)) - 1).movedim(1, -1)
-    found = functional.grid_sample(images, grid, mode="bilinear", padding_mode="zeros", align_corners=True)
+    found = functional.grid_sample(
+        images, grid.movedim(1, -1), mode="bilinear", padding_mode="zeros", align_corners=True
+    )
     return found.view(-1, SIDE * SIDE)
 
 

@@ -44,7 +44,8 @@ def sources(matrix: Tensor, shift: Tensor) -> Tensor:
 def turned(pixels: Tensor, degrees: float) -> Tensor:
     limits = torch.tensor([[degrees, 0.0, 0.0, 0.0, 0.0]])
     matrix, shift = augment._affine(limits, torch.ones(1, 7), either=False)
-    return augment.resampled(pixels, sources(matrix, shift))
+    grid = augment.gridded(augment.affine_weights(matrix, shift))
+    return augment.resampled(pixels, augment.fields(grid, augment.basis(torch.empty(SIDE, 0))))
 
 
 @pytest.mark.parametrize("sigma", [2.0, 3.0, 5.5, 6.0, 12.0])

@@ -2,7 +2,6 @@ from collections.abc import Callable
 from itertools import pairwise
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from torch.nn import Parameter
@@ -234,33 +233,6 @@ def test_l1_gives_exact_zeros() -> None:
     optimizers.soft_threshold([weight], 0.1)
     torch.testing.assert_close(weight.detach(), torch.tensor([[-0.4, 0.0, 0.0, 0.0, 0.0, 0.3]]))
     assert (weight == 0).sum() == 4
-
-
-@pytest.mark.parametrize(
-    "fields",
-    [
-        {"name": "sgd"},
-        {"name": "sgd", "momentum": 0.9},
-        {"name": "adam"},
-        {"name": "amsgrad"},
-        {"name": "adamw"},
-        {"name": "muon"},
-    ],
-)
-def test_state_travels_through_arrays(fields: dict[str, Any]) -> None:
-    ours = [*two(), *two()]
-    optimizer = optimizer_of(ours, **fields)
-    walk(optimizer, ours)
-    arrays = optimizers.state_arrays(optimizer)
-    copies = [Parameter(parameter.detach().clone()) for parameter in ours]
-    other = optimizer_of(copies, **fields)
-    best = {"best.layers.0.weight": np.zeros((4, 3), np.float32)}
-    optimizers.load_state_arrays(other, arrays | best)
-    for found, wanted in zip(walk(other, copies), walk(optimizer, ours), strict=True):
-        assert torch.equal(found, wanted)
-    if fields["name"] != "sgd":
-        assert "optimizer.1.exp_avg_sq" in arrays
-        assert arrays["optimizer.1.step"] == 6
 
 
 def test_the_learning_rate_is_set_in_every_group() -> None:

@@ -1,6 +1,7 @@
 """The hand-written step: its gradients are autograd's, and it leaves memory as it finds it."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any, get_args
 
@@ -15,6 +16,7 @@ from service.normalization import normalize_hidden
 from service.spec import Activation, TrainingSpec
 from worker import device as devices
 from worker import step
+from worker.crew import Crew
 from worker.step import Autograd, Backpropagation
 
 CPU = torch.device("cpu")
@@ -65,7 +67,11 @@ def built(spec: TrainingSpec) -> MultiLayerPerceptron:
     return made
 
 
-def taken(spec: TrainingSpec, rule: type[Autograd] | type[Backpropagation], rows: int = 30) -> list[Tensor]:
+def taken(
+    spec: TrainingSpec,
+    rule: Callable[[TrainingSpec, MultiLayerPerceptron], step.Step],
+    rows: int = 30,
+) -> list[Tensor]:
     """The loss, and every gradient, of a second batch of another than the first: nothing may be left over."""
     made = built(spec)
     gradients = rule(spec, made).gradients
@@ -117,6 +123,38 @@ def test_blocks_add_up_to_the_batch(monkeypatch: pytest.MonkeyPatch, batch_size:
     monkeypatch.undo()
     for own, other in zip(ours, taken(rounded, Backpropagation, 90), strict=True):
         assert (own - other).norm() <= 0.01 * other.norm()
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+@pytest.mark.parametrize("batch_size", [30, "full"])
+@pytest.mark.parametrize("rows", [20, 8192])
+@pytest.mark.parametrize("size", [2, 3])
+def test_a_crew_takes_the_gradients_that_one_takes(
+    monkeypatch: pytest.MonkeyPatch, size: int, rows: int, batch_size: Any, precision: str
+) -> None:
+    monkeypatch.setattr(step, "ROWS", rows)
+    spec = spec_of(
+        batch_size=batch_size,
+        precision=precision,
+        regularization={"dropout": 0.3 if rows > EXAMPLES else 0.0, "label_smoothing": 0.1},
+    )
+    count = EXAMPLES if batch_size == "full" else 30
+    alone = taken(spec, Backpropagation, count)
+    with Crew(size) as crew:
+        ours = taken(spec, partial(Backpropagation, crew=crew), count)
+    for own, other in zip(ours, alone, strict=True):
+        assert (own - other).norm() <= (1e-5 if precision == "float32" else 0.01) * other.norm()
+
+
+def test_targets_may_be_probabilities() -> None:
+    spec = spec_of()
+    made, other = built(spec), built(spec)
+    inputs, _ = batch(spec)
+    wanted = torch.rand(30, 10, generator=torch.Generator().manual_seed(4)).softmax(1)
+    loss, theirs = Backpropagation(spec, made).gradients(inputs, wanted), Autograd(spec, other).gradients
+    torch.testing.assert_close(loss, theirs(inputs, wanted))
+    for own, expected in zip(made.parameters(), other.parameters(), strict=True):
+        torch.testing.assert_close(own.grad, expected.grad, rtol=1e-5, atol=2e-7)
 
 
 @pytest.mark.parametrize("activation", get_args(Activation))

@@ -19,6 +19,7 @@ from service.normalization import NormalizedLinear, normalize_hidden
 from service.spec import TrainingSpec
 from worker import device as devices
 from worker import training
+from worker.crew import ALONE
 from worker.training import Diverged, Report, Snapshot, fit
 
 CPU = torch.device("cpu")
@@ -346,7 +347,7 @@ def test_a_run_that_ended_with_its_best_weights_reports_its_last_step_again(fiel
 def test_a_pass_takes_each_example_once_in_an_order_of_its_own() -> None:
     spec, data = spec_of(), devices.place(images(), CPU)
     numbered = devices.Examples(data.train.inputs, torch.arange(EXAMPLES))
-    batches = training._Batches(spec, numbered, network.build(spec))
+    batches = training._Batches(spec, numbered, network.build(spec), ALONE)
     passes = []
     for number in range(3):
         parts = [batches.at(step)[1] for step in range(number * PASS + 1, (number + 1) * PASS + 1)]
@@ -636,6 +637,33 @@ def test_a_gpu_that_is_not_there() -> None:
         devices.resolve("cuda")
     assert caught.value.code == "device_unavailable"
     assert devices.resolve("auto") == devices.resolve("cpu") == CPU
+
+
+def test_a_crew_learns_as_one_does_and_resumes_to_the_byte() -> None:
+    """Two threads share the steps, and the consumer between two reports has torch's threads as they were."""
+    spec = spec_of(
+        averaging={"decay": 0.9},
+        augmentation={"rotation": 10.0, "elastic": 1.0},
+        regularization={"l1": 1e-3, "l2": 1e-3, "max_gradient_norm": 1.0},
+    )
+    alone = [report.loss for report in fit(spec, images(), device=CPU)]
+    devices.set_threads(2)
+    whole, half = [], None
+    for report in fit(spec, images(), device=CPU):
+        assert torch.get_num_threads() == 2
+        whole.append(report.loss)
+        end = report.snapshot()
+        half = end if report.step == PASS + 2 else half
+    assert whole == pytest.approx(alone, rel=1e-4)
+    assert half is not None
+    for report in fit(spec, images(), device=CPU, resume=half):
+        resumed = report.snapshot()
+    assert resumed.step == end.step > half.step
+    for name, array in {**end.weights, **end.state}.items():
+        np.testing.assert_array_equal({**resumed.weights, **resumed.state}[name], array)
+    devices.set_threads(1)  # and one can go on where two have stopped
+    *_, report = fit(spec, images(), device=CPU, resume=half)
+    assert report.loss == pytest.approx(alone[-1], rel=1e-4)
 
 
 def test_threads_and_a_name_for_people() -> None:
