@@ -154,11 +154,15 @@ def augmented(data: Dataset, hidden: tuple[int, ...], batch: int, bound: float) 
     rows = torch.arange(batch)
     pixels, targets = resident.train.inputs[:batch], resident.train.targets[:batch]
     inputs = net.normalize(pixels).to(product_type(spec, CPU))
-    augmenter.prepare(0)
 
-    def augment(member: int) -> None:
-        part = crew.share(member, batch)
-        augmenter.deform(pixels[part], rows[part], variant=0)
+    def augment() -> None:
+        deformations = augmenter.deformations(rows, variant=0)
+
+        def apply(member: int) -> None:
+            part = crew.share(member, batch)
+            augmenter.apply(pixels[part], deformations[part])
+
+        crew.each(apply)
 
     with Crew.largest() as crew:
         gradients = step.make(spec, net, crew)
@@ -166,7 +170,7 @@ def augmented(data: Dataset, hidden: tuple[int, ...], batch: int, bound: float) 
         found = seconds(
             {
                 "step": steps(spec, data),
-                "augmentation": lambda: crew.each(augment),
+                "augmentation": augment,
                 "forward and backward": lambda: gradients.gradients(inputs, targets),
                 "of these the bare products": bare_products(spec),
                 "norm of the gradient": descent.gradient_norm,

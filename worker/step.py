@@ -254,31 +254,51 @@ class Backpropagation:
 
     def _sums(self, block: "_Block", buffers: "_Buffers", member: int, *, first: bool) -> None:
         """The member's rows of every gradient, over all of the block."""
-        for index, values in enumerate((block.inputs, *buffers.values)):
-            weight, bias = self._gradients[2 * index : 2 * index + 2]
+        for index in range(len(self._layers)):
+            bias = self._gradients[2 * index + 1]
             rows = self._crew.share(member, len(bias))
             if index == 0 and block.columns is not None:
-                self._add_turned(block.columns, buffers.deltas[0], member, first=first)
-                _accumulate(bias[rows], buffers.deltas[0][:, rows].sum(0), first=first)
-            elif rows.start < rows.stop:
-                turned = buffers.turned[index][rows]
-                self._add_product(weight[rows], turned, values, self._products[member][index], first=first)
-                _accumulate(bias[rows], turned.sum(1), first=first)
+                self._sum_turned(block.columns, buffers, member, first=first)
+                sums = [part.deltas[0][:, rows].sum(0) for part in buffers.parts]
+            else:
+                turned = [part.turned[index][rows] for part in buffers.parts]
+                self._sum_products(index, turned, block, buffers, member, first=first)
+                sums = [each.sum(1) for each in turned]
+            for number, each in enumerate(sums):
+                _accumulate(bias[rows], each, first=first and number == 0)
 
-    def _add_turned(self, columns: Tensor, delta: Tensor, member: int, *, first: bool) -> None:
-        rows = self._crew.share(member, len(columns))
-        product = self._turned_product[rows]
-        torch.mm(columns[rows], delta, out=product)
-        _accumulate(self._turned_gradient[rows], product, first=first)
+    def _sum_turned(self, columns: Tensor, buffers: "_Buffers", member: int, *, first: bool) -> None:
+        """Of the first layer's weights, turned: the member's rows are those of inputs."""
+        share = self._crew.share(member, len(columns))
+        product = self._turned_product[share]
+        for number, part in enumerate(buffers.parts):
+            _add_product(product, columns[share, part.rows], part.deltas[0], first=number == 0)
+        _accumulate(self._turned_gradient[share], product, first=first)
 
-    def _add_product(
-        self, gradient: Tensor, turned: Tensor, values: Tensor, product: Tensor, *, first: bool
+    def _sum_products(
+        self,
+        index: int,
+        turned: Sequence[Tensor],
+        block: "_Block",
+        buffers: "_Buffers",
+        member: int,
+        *,
+        first: bool,
     ) -> None:
-        if not self._is_rounded:
-            torch.addmm(gradient, turned, values, beta=0 if first else 1, out=gradient)
+        gradient = self._gradients[2 * index][self._crew.share(member, len(self._gradients[2 * index]))]
+        if not len(gradient):
             return
-        torch.mm(turned, values, out=product)
-        _accumulate(gradient, product, first=first)
+        product = self._products[member][index] if self._is_rounded else gradient
+        begins = first or self._is_rounded
+        for number, (delta, part) in enumerate(zip(turned, buffers.parts, strict=True)):
+            values = block.inputs[part.rows] if index == 0 else part.values[index - 1]
+            _add_product(product, delta, values, first=begins and number == 0)
+        if self._is_rounded:
+            _accumulate(gradient, product, first=first)
+
+
+def _add_product(total: Tensor, left: Tensor, right: Tensor, *, first: bool) -> None:
+    torch.addmm(total, left, right, beta=0 if first else 1, out=total)
 
 
 def _accumulate(total: Tensor, part: Tensor, *, first: bool) -> None:
@@ -319,7 +339,7 @@ class _Shape:
 
 @dataclass(frozen=True)
 class _Part:
-    """One member's part of a block's memory: m of its rows. Lists have an item a hidden layer, of w units."""
+    """One member's memory: for m rows of a block. Lists have an item a hidden layer, of w units."""
 
     rows: slice
     kept: list[Tensor]
@@ -333,7 +353,7 @@ class _Part:
     spare: list[Tensor]
     """(m, w): nothing that lasts; all in one place."""
     turned: list[Tensor]
-    """(w, m): the same turned; and one more for the outputs."""
+    """(w, m): the deltas turned, in float32 by looking at them so; and one more for the outputs."""
     logits: Tensor
     """(m, outputs)"""
     scores: Tensor
@@ -343,51 +363,47 @@ class _Part:
     wanted: Tensor
     """(outputs, m) float32: see `_Block`."""
 
+    @classmethod
+    def of(cls, rows: slice, shape: _Shape, masks: Sequence[Tensor]) -> "_Part":
+        _, *hidden, outputs = shape.widths
+        count = rows.stop - rows.start
+
+        def each() -> list[Tensor]:
+            return [torch.empty(count, width, dtype=shape.dtype) for width in hidden]
+
+        kept, deltas = each(), each()
+        turned = [delta.t() for delta in deltas]
+        if shape.dtype != torch.float32:
+            turned = [torch.empty(width, count, dtype=shape.dtype) for width in hidden]
+        spare = torch.empty(count * max(hidden, default=0), dtype=shape.dtype)
+        return cls(
+            rows=rows,
+            kept=kept,
+            values=each() if shape.apart else kept,
+            masks=[mask[rows] for mask in masks],
+            deltas=deltas,
+            spare=[spare[: count * width].view(count, width) for width in hidden],
+            turned=[*turned, torch.empty(outputs, count, dtype=shape.dtype)],
+            logits=torch.empty(count, outputs, dtype=shape.dtype),
+            scores=torch.empty(outputs, count),
+            logs=torch.empty(outputs, count),
+            wanted=torch.empty(outputs, count),
+        )
+
 
 @dataclass(frozen=True)
 class _Buffers:
-    """Memory for blocks of n rows: whole as the gradients' products take it, and in the members' parts."""
+    """Memory for blocks of n rows."""
 
-    values: list[Tensor]
-    """(n, w) a hidden layer"""
     masks: list[Tensor]
-    deltas: list[Tensor]
-    turned: list[Tensor]
-    """(w, n) a layer: in float32 the deltas themselves, looked at by columns."""
+    """(n, w) a hidden layer, with dropout"""
     parts: list[_Part]
 
     @classmethod
     def of(cls, rows: int, shape: _Shape, shares: Sequence[slice]) -> "_Buffers":
-        _, *hidden, outputs = shape.widths
-
-        def each() -> list[Tensor]:
-            return [torch.empty(rows, width, dtype=shape.dtype) for width in hidden]
-
-        kept, deltas = each(), each()
-        values, masks = each() if shape.apart else kept, each() if shape.dropout else []
-        turned = [delta.t() for delta in deltas]
-        if shape.dtype != torch.float32:
-            turned = [torch.empty(width, rows, dtype=shape.dtype) for width in hidden]
-        turned.append(torch.empty(outputs, rows, dtype=shape.dtype))
-
-        def part(share: slice) -> _Part:
-            count = share.stop - share.start
-            spare = torch.empty(count * max(hidden, default=0), dtype=shape.dtype)
-            return _Part(
-                rows=share,
-                kept=[matrix[share] for matrix in kept],
-                values=[matrix[share] for matrix in values],
-                masks=[matrix[share] for matrix in masks],
-                deltas=[matrix[share] for matrix in deltas],
-                spare=[spare[: count * width].view(count, width) for width in hidden],
-                turned=[matrix[:, share] for matrix in turned],
-                logits=torch.empty(count, outputs, dtype=shape.dtype),
-                scores=torch.empty(outputs, count),
-                logs=torch.empty(outputs, count),
-                wanted=torch.empty(outputs, count),
-            )
-
-        return cls(values, masks, deltas, turned, [part(share) for share in shares])
+        hidden = shape.widths[1:-1] if shape.dropout else ()
+        masks = [torch.empty(rows, width, dtype=shape.dtype) for width in hidden]
+        return cls(masks, [_Part.of(share, shape, masks) for share in shares])
 
 
 @dataclass(frozen=True)

@@ -304,25 +304,24 @@ class _Batches:
             self._pass, self._order = number, self._permutation(number)
         rows = self._order[position * self._plan.batch : (position + 1) * self._plan.batch]
         inputs = self._buffer[: len(rows)]
-        fill = self._gather if self._augmenter is None else self._deformed(self._augmenter, step, number)
-        self._crew.each(lambda member: fill(rows, inputs, self._crew.share(member, len(rows))))
+        fill = partial(self._gather, rows, inputs)
+        if self._augmenter is not None:
+            deformations = self._augmenter.deformations(rows, variant=number, amplitude=self._amplitude(step))
+            fill = partial(self._deform, self._augmenter, deformations, rows, inputs)
+        self._crew.each(fill)
         return inputs, self._examples.targets.index_select(0, rows)
 
-    def _gather(self, rows: Tensor, inputs: Tensor, part: slice) -> None:
+    def _gather(self, rows: Tensor, inputs: Tensor, member: int) -> None:
+        part = self._crew.share(member, len(rows))
         torch.index_select(self._normalized, 0, rows[part], out=inputs[part])
 
-    def _deformed(
-        self, augmenter: Augmenter, step: int, number: int
-    ) -> Callable[[Tensor, Tensor, slice], None]:
-        amplitude = self._amplitude(step)
-        augmenter.prepare(number)
-
-        def fill(rows: Tensor, inputs: Tensor, part: slice) -> None:
-            pixels = self._examples.inputs.index_select(0, rows[part])
-            deformed = augmenter.deform(pixels, rows[part], variant=number, amplitude=amplitude)
-            inputs[part].copy_(self._network.input.in_place(deformed))
-
-        return fill
+    def _deform(
+        self, augmenter: Augmenter, deformations: Tensor, rows: Tensor, inputs: Tensor, member: int
+    ) -> None:
+        part = self._crew.share(member, len(rows))
+        pixels = self._examples.inputs.index_select(0, rows[part])
+        deformed = augmenter.apply(pixels, deformations[part])
+        inputs[part].copy_(self._network.input.in_place(deformed))
 
     def _amplitude(self, step: int) -> float:
         assert self._spec.augmentation is not None

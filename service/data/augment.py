@@ -56,21 +56,27 @@ class Augmenter:
     def deform(self, pixels: Tensor, rows: Tensor, *, variant: int, amplitude: float = 1.0) -> Tensor:
         """float32 (b, 784), on the 0..255 scale, of `pixels` (b, 784) uint8: the images that lie at `rows` (b,)
         int64 of the training set, as they are in pass `variant`, with every limit times `amplitude`."""
-        self.prepare(variant)
-        assert self._drawn is not None
-        draws = self._drawn[1]
+        return self.apply(pixels, self.deformations(rows, variant=variant, amplitude=amplitude))
+
+    def deformations(self, rows: Tensor, *, variant: int, amplitude: float = 1.0) -> Tensor:
+        """What `apply` does to the images at `rows` (b,): an item for each."""
+        limits = self._limits[rows] * amplitude
+        drawn = self._draws(variant).of(rows)
+        if self._augmentation.resampling == "forward_nearest":
+            return torch.deg2rad(limits[:, 0] * drawn.affine[:, 0])
+        return gridded(self._weights(limits, drawn))
+
+    def apply(self, pixels: Tensor, deformations: Tensor) -> Tensor:
+        """As `deform`, of images and their deformations; any number of threads at once may."""
         chunk = CHUNK.get(pixels.device.type, CHUNK["cpu"])
-        deformed = torch.empty(len(rows), SIDE * SIDE, dtype=torch.float32, device=pixels.device)
-        for start in range(0, len(rows), chunk):
-            part = slice(start, start + chunk)
-            limits = self._limits[rows[part]] * amplitude
-            drawn = draws.of(rows[part])
+        deformed = torch.empty(pixels.shape, dtype=torch.float32, device=pixels.device)
+        for before, chosen, after in zip(
+            *(torch.split(each, chunk) for each in (pixels, deformations, deformed)), strict=True
+        ):
             if self._augmentation.resampling == "forward_nearest":
-                angle = torch.deg2rad(limits[:, 0] * drawn.affine[:, 0])
-                deformed[part] = rotated_forward(pixels[part], angle)
+                after.copy_(rotated_forward(before, chosen))
             else:
-                found = fields(gridded(self._weights(limits, drawn)), self._basis)
-                deformed[part] = resampled(pixels[part], found)
+                after.copy_(resampled(before, fields(chosen, self._basis)))
         return deformed
 
     def _weights(self, limits: Tensor, drawn: "_Draws") -> Tensor:
@@ -80,9 +86,7 @@ class Augmenter:
             torch.mul(drawn.elastic, limits[:, 4, None, None, None], out=weights[:, :, 2:, 2:])
         return weights
 
-    def prepare(self, variant: int) -> None:
-        """Draw what is random about a pass, which the first picture of it does otherwise. After that any number of
-        threads may ask for pictures of this pass."""
+    def _draws(self, variant: int) -> "_Draws":
         copies = self._augmentation.copies
         variant = variant % copies if copies is not None else variant
         if self._drawn is None or self._drawn[0] != variant:
@@ -91,6 +95,7 @@ class Augmenter:
                 self._count, self._rank or None, derived_seed(self._seed, "augmentation", variant)
             )
             self._drawn = (variant, draws.to(self._limits.device))
+        return self._drawn[1]
 
 
 @dataclass(frozen=True)
