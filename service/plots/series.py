@@ -97,7 +97,10 @@ def _at(point: Point, axis: Axis) -> float:
 
 def _axes(figure: "Figure") -> "Axes":
     width, height = _SIZE
-    return figure.add_axes((0.75 / width, 0.6 / height, (width - 2.5) / width, (height - 1.25) / height))
+    left = 0.95  # room for "100.00 %"
+    return figure.add_axes(
+        (left / width, 0.6 / height, (width - 1.75 - left) / width, (height - 1.25) / height)
+    )
 
 
 def _lines(axes: "Axes", series: Series, axis: Axis) -> None:
