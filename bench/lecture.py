@@ -28,7 +28,7 @@ from service.cli.training import parse_changes
 from service.data import datasets
 from service.data.datasets import Dataset
 from service.data.digits import PREPROCESSING_VERSION
-from service.presets import PRESETS
+from service.presets import LECTURE
 from service.settings import load as load_settings
 from service.spec import TrainingSpec
 from worker.device import describe, place, precision_name, resolve, set_threads, threads_for
@@ -63,7 +63,7 @@ class Run:
 
 def runs_of(name: str, seeds: range, changes: Mapping[str, Any], variant: str = "") -> Iterator[Run]:
     """The preset with each seed, which draws the points of a simulated dataset too."""
-    base = PRESETS[name].spec.model_dump(mode="json")
+    base = LECTURE[name].spec.model_dump(mode="json")
     for seed in seeds:
         drawn = {"dataset": {"draw_seed": seed}} if base["dataset"]["name"] == "simulated" else {}
         spec = presets.with_overrides(presets.with_overrides(base, changes), {"seed": seed, **drawn})
@@ -138,13 +138,13 @@ def _asked(arguments: argparse.Namespace) -> Iterator[Run]:
             yield from runs_of("slp-8200", seeds, merged, f"10,000 images, {variant}")
         return
     variant = ", ".join(pair for pair in arguments.set if not pair.startswith("precision"))
-    for name in arguments.preset or (SMALL if arguments.quick else PRESETS):
+    for name in arguments.preset or (SMALL if arguments.quick else LECTURE):
         yield from runs_of(name, seeds, changes, variant)
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--preset", action="append", choices=sorted(PRESETS))
+    parser.add_argument("--preset", action="append", choices=sorted(LECTURE))
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--first-seed", type=int, default=0)
     parser.add_argument("--quick", action="store_true", help="only the small presets")

@@ -14,7 +14,7 @@ import numpy as np
 from service import answers, checkpoints, plots, report
 from service.data import augment, datasets, simulated
 from service.data.datasets import Dataset
-from service.presets import PRESETS
+from service.presets import LECTURE
 from service.settings import load as load_settings
 from service.spec import TrainingSpec
 from worker.device import resolve
@@ -54,7 +54,7 @@ def unfaithful(folder: Path) -> Iterator[str]:
     """A sentence for each figure of a preset whose mean over the runs in `folder` lies outside the range in
     which a faithful run ends."""
     for group in _groups([row for row in map(_row, _records(folder)) if not row["variant"]]):
-        for name, (low, high) in PRESETS[group[0]["preset"]].faithful.items():
+        for name, (low, high) in LECTURE[group[0]["preset"]].faithful.items():
             mean = statistics.fmean((row["metrics"] | row.get("noise", {}))[name] for row in group)
             if not low <= mean <= high:
                 yield f"{group[0]['preset']}: {name} is {mean:.4f} on average, expected {low:g} to {high:g}"
@@ -101,7 +101,7 @@ def _run(row: Row) -> tuple[str, ...]:
 
 
 def _place(row: Row) -> tuple[int, str, int]:
-    return list(PRESETS).index(row["preset"]), row["variant"], row["seed"]
+    return list(LECTURE).index(row["preset"]), row["variant"], row["seed"]
 
 
 def _groups(rows: Sequence[Row]) -> Iterator[list[Row]]:
@@ -134,7 +134,7 @@ def _regressions(rows: Sequence[Row]) -> Iterator[str]:
     )
     yield "| --- | --- | --- | --- | --- | --- | --- | --- |"
     for group in _groups([row for row in rows if "noise" in row]):
-        preset = PRESETS[group[0]["preset"]]
+        preset = LECTURE[group[0]["preset"]]
         ratios = [row["noise"]["mse_to_realised_variance"] for row in group]
         yield (
             "| "
@@ -163,7 +163,7 @@ def _classifications(rows: Sequence[Row]) -> Iterator[str]:
     )
     yield "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |"
     for group in _groups([row for row in rows if "noise" not in row and not _is_sweep(row)]):
-        preset, first = PRESETS[group[0]["preset"]], group[0]
+        preset, first = LECTURE[group[0]["preset"]], group[0]
         tests = [row["metrics"]["test_accuracy"] for row in group]
         published = preset.published.get("test_accuracy")
         yield (
@@ -226,11 +226,11 @@ def _pictures(records: Sequence[dict[str, Any]], folder: Path) -> Iterator[tuple
     or the first."""
     chosen: dict[str, dict[str, Any]] = {}
     for record in records:
-        own = record["spec"]["seed"] == PRESETS[record["preset"]].spec.seed
+        own = record["spec"]["seed"] == LECTURE[record["preset"]].spec.seed
         if not record["variant"] and (own or record["preset"] not in chosen):
             chosen[record["preset"]] = record
     yield "samples", _samples
-    for name, preset in PRESETS.items():
+    for name, preset in LECTURE.items():
         if preset.spec.augmentation is not None:
             yield f"{name}-augmented", partial(_augmented, preset.spec)
     for name, record in chosen.items():
@@ -248,7 +248,7 @@ def _pictures(records: Sequence[dict[str, Any]], folder: Path) -> Iterator[tuple
 
 
 def _samples() -> plots.Picture:
-    dataset = _dataset(PRESETS["slp-200"].spec)
+    dataset = _dataset(LECTURE["slp-200"].spec)
     pixels, labels = dataset.train_inputs[: 3 * SHOWN], dataset.train_targets[: 3 * SHOWN]
     heading = "The first images of MNIST's training set"
     return plots.samples(pixels, labels.tolist(), range(3 * SHOWN), heading=heading)

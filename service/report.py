@@ -250,7 +250,10 @@ def _against_published(preset: str | None, spec: TrainingSpec, figures: Figures)
     ours |= {name.replace("_mse", "_loss"): value for name, value in ours.items() if name.endswith("_mse")}
     ours |= figures.get("noise", {})
     ours["curve_rmse"] = figures.get("curve_rmse")
-    specs = {"ours": spec.model_dump(mode="json"), "preset": known.spec.model_dump(mode="json")}
+    wanted = known.spec
+    if wanted.planned is None and spec.planned is not None:  # the worker fixed the steps: that is no override
+        wanted = wanted.with_steps(spec.planned.steps)
+    specs = {"ours": spec.model_dump(mode="json"), "preset": wanted.model_dump(mode="json")}
     return {
         "published": [
             _beside(name, ours.get(name), known.published.get(name), known.faithful.get(name))

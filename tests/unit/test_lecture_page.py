@@ -5,7 +5,7 @@ import re
 
 from bench import lecture_page
 from bench.lecture import CURES, runs_of
-from service.presets import PRESETS
+from service.presets import LECTURE
 
 ROWS = json.loads(lecture_page.FIGURES.read_text())
 PAGE = lecture_page.PAGE.read_text()
@@ -16,7 +16,7 @@ def test_the_tables_are_those_of_the_figures() -> None:
 
 
 def test_every_preset_has_been_run() -> None:
-    assert {row["preset"] for row in ROWS} == set(PRESETS)
+    assert {row["preset"] for row in ROWS} == set(LECTURE)
 
 
 def test_every_picture_is_there() -> None:

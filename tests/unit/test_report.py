@@ -282,6 +282,14 @@ def test_published_figures_stand_beside_ours(monkeypatch: pytest.MonkeyPatch) ->
     assert data["overrides"] == ["#/network/hidden_widths", "#/seed"]
 
 
+def test_steps_that_a_budget_came_to_are_no_override() -> None:
+    asked = PRESETS["cpu-minute"].spec
+    small = asked.model_copy(update={"network": asked.network.model_copy(update={"hidden_widths": (4,)})})
+    weights = weights_of(small.with_steps(300), images().train_inputs)
+    data = report.make(weights, images(), device=CPU, preset="cpu-minute").data
+    assert data["overrides"] == ["#/network/hidden_widths"]
+
+
 @pytest.mark.parametrize("name", PRESETS)
 def test_every_published_figure_is_one_that_a_report_has(name: str) -> None:
     """But for the best of a series, which the API adds."""

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from service.errors import Invalid, NotFound
-from service.presets import PRESETS, find, with_overrides
+from service.presets import LECTURE, PRESETS, find, with_overrides
 from service.spec import Augmentation, TrainingSpec, parse
 
 BUDGET = 200_000_000
@@ -200,7 +200,7 @@ def test_the_steps_of_a_budget_are_not_known_before_they_are_fixed() -> None:
 
 
 def test_the_lectures_counts() -> None:
-    counts = {name: preset.spec.parameter_count for name, preset in PRESETS.items()}
+    counts = {name: preset.spec.parameter_count for name, preset in LECTURE.items()}
     assert counts == {
         "simulated-wide": 46,
         "simulated-deep": 34,
