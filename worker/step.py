@@ -85,6 +85,7 @@ class Backpropagation:
 
     def __init__(self, spec: TrainingSpec, network: MultiLayerPerceptron, crew: Crew = ALONE) -> None:
         self._spec, self._network, self._crew = spec, network, crew
+        self._stays = stays(spec)
         self._dtype = product_type(spec, torch.device("cpu"))
         parameters = list(network.parameters())
         for parameter in parameters:
@@ -146,7 +147,7 @@ class Backpropagation:
 
     def _blocks(self, inputs: Tensor, targets: Tensor) -> Iterator["_Block"]:
         """The batch's blocks, each to be done with before the next is asked for."""
-        if not stays(self._spec):
+        if not self._stays:
             yield from self._cut(inputs, targets)
             return
         if not self._staying:

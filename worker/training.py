@@ -27,7 +27,7 @@ from service.evaluation import evaluate, outputs
 from service.network import MultiLayerPerceptron, build
 from service.normalization import normalize_hidden
 from service.seeds import derived_seed
-from service.spec import EarlyStopping, TrainingSpec
+from service.spec import EarlyStopping, Plan, TrainingSpec
 from worker import optimizers
 from worker.crew import ALONE, Crew
 from worker.descent import Descent
@@ -101,7 +101,9 @@ class _Run:
     networks: Networks
     descent: Descent
     stopping: "_Stopping | None"
+    plan: Plan
     step: int = 0
+    learning_rate: float = 0.0  # of that step
     loss: float | None = None  # the newest that was finite
     gradient_norm: float = 0.0
     outcome: Outcome | None = None
@@ -119,13 +121,13 @@ class _Run:
         if self.stopping is not None:
             state |= {f"best.{name}": array for name, array in self.stopping.best_weights.items()}
             progress["early_stopping"] = self.stopping.progress()
-        epoch = self.spec.plan.epoch_of(step)
-        return Snapshot(step, epoch, self.networks.arrays(), state, progress)
+        return Snapshot(step, self.plan.epoch_of(step), self.networks.arrays(), state, progress)
 
     def restore(self, snapshot: Snapshot) -> None:
         self.networks.restore(snapshot)
         self.descent.load_state_arrays(snapshot.state)
         self.step, progress = snapshot.step, snapshot.progress
+        self.learning_rate = optimizers.learning_rate_at(self.spec, self.step) if self.step else 0.0
         self.loss, self.gradient_norm = progress["loss"], progress["gradient_norm"]
         self.outcome = progress["outcome"]
         if self.stopping is not None:
@@ -137,8 +139,7 @@ class _Run:
             raise self.diverged()
 
     def diverged(self) -> Diverged:
-        rate = optimizers.learning_rate_at(self.spec, self.step) if self.step else 0.0
-        return Diverged(self.step, self.loss, rate)
+        return Diverged(self.step, self.loss, self.learning_rate)
 
 
 @dataclass
@@ -217,15 +218,14 @@ def fit(
             run.loss = metrics["train_loss"]
             yield _report(run, data, metrics)
         for step in range(run.step + 1, plan.steps + 1):
-            run.step = step
-            learning_rate = optimizers.learning_rate_at(spec, step)
+            run.step, run.learning_rate = step, optimizers.learning_rate_at(spec, step)
             inputs, targets = batches.at(step)
             if network.dropout:
                 network.seed_dropout(derived_seed(spec.seed, "dropout", step))
             loss = gradients(inputs, targets)
             run.loss, run.gradient_norm = _finite(run, loss, run.descent.gradient_norm())
             run.descent.clip(run.gradient_norm, largest_norm)
-            run.descent.step(step, learning_rate, regularization)
+            run.descent.step(step, run.learning_rate, regularization)
             run.networks.follow(step)
 
             last = step == plan.steps
@@ -253,7 +253,7 @@ def _begin(
     gradients = make_step(spec, network, crew).gradients
     descent = Descent(spec, network, crew)
     stopping = _Stopping(spec.early_stopping) if spec.early_stopping else None
-    run = _Run(spec, Networks(spec, network, crew), descent, stopping)
+    run = _Run(spec, Networks(spec, network, crew), descent, stopping, spec.plan)
     if resume is not None:
         if resume.step > spec.plan.steps:
             raise ValueError(f"the snapshot is of step {resume.step}, past the run's {spec.plan.steps}")
@@ -269,7 +269,7 @@ class _Batches:
     def __init__(
         self, spec: TrainingSpec, examples: Examples, network: MultiLayerPerceptron, crew: Crew
     ) -> None:
-        self._spec, self._plan, self._crew = spec, spec.plan, crew
+        self._spec, self._plan, self._crew, self._stays = spec, spec.plan, crew, stays(spec)
         self._examples, self._network = examples, network
         self._pass = -1
         self._order = torch.empty(0)
@@ -297,7 +297,7 @@ class _Batches:
 
     def at(self, step: int) -> tuple[Tensor, Tensor]:
         """Inputs and targets of step 1, 2, ..."""
-        if stays(self._spec):
+        if self._stays:
             return self._normalized, self._examples.targets
         number, position = divmod(step - 1, self._plan.steps_per_pass)
         if number != self._pass:
@@ -372,9 +372,9 @@ def _report(run: _Run, data: Resident, metrics: Mapping[str, float]) -> Report:
     restored = run.outcome is not None and stopping is not None and stopping.spec.restore_best
     return Report(
         step=step,
-        epoch=spec.plan.epoch_of(step),
+        epoch=run.plan.epoch_of(step),
         loss=run.loss,
-        learning_rate=optimizers.learning_rate_at(spec, step) if step else 0.0,
+        learning_rate=run.learning_rate,
         gradient_norm=run.gradient_norm,
         metrics=metrics,
         checkpoint_due=_checkpoint_due(run),
@@ -397,9 +397,7 @@ def _checkpoint_due(run: _Run) -> bool:
     if run.step == 0:
         return False
     cadence = run.spec.checkpoints
-    by_epochs = (
-        cadence.every_epochs and run.step % (cadence.every_epochs * run.spec.plan.steps_per_epoch) == 0
-    )
+    by_epochs = cadence.every_epochs and run.step % (cadence.every_epochs * run.plan.steps_per_epoch) == 0
     by_steps = cadence.every_steps and run.step % cadence.every_steps == 0
     return bool(by_epochs or by_steps or run.outcome)
 
