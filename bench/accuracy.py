@@ -27,6 +27,7 @@ from service.presets import RECORDS
 from service.settings import load as load_settings
 from service.spec import TrainingSpec
 from worker.budget import Trial, steps_within
+from worker.committee import fit
 from worker.device import (
     Resident,
     describe,
@@ -37,7 +38,6 @@ from worker.device import (
     threads_for,
     warm_up,
 )
-from worker.training import fit
 
 DOCS = Path(__file__).parent.parent / "docs"
 FIGURES, PAGE = DOCS / "accuracy.json", DOCS / "accuracy.md"

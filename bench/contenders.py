@@ -28,8 +28,8 @@ from service.data.digits import PREPROCESSING_VERSION
 from service.inference import NumpyNetwork
 from service.presets import PRESETS
 from service.spec import TrainingSpec
+from worker.committee import fit
 from worker.device import place, set_threads, threads_for
-from worker.training import fit
 
 LECTURE_BATCH = 10_000
 LECTURE_ROTATED = "cmgsnet-rotated-lecture"

@@ -31,8 +31,8 @@ from service.data.digits import PREPROCESSING_VERSION
 from service.presets import LECTURE
 from service.settings import load as load_settings
 from service.spec import TrainingSpec
+from worker.committee import fit
 from worker.device import describe, place, precision_name, resolve, set_threads, threads_for
-from worker.training import fit
 
 SMALL = ("simulated-wide", "simulated-deep", "slp-200")
 PROGRESS_SECONDS = 20.0

@@ -310,7 +310,7 @@ def _confusion(weights: bytes, spec: TrainingSpec) -> plots.Picture:
 
 
 def _weights(weights: bytes) -> plots.Picture:
-    return plots.weights(checkpoints.decode_weights(weights).arrays["layers.0.weight"])
+    return plots.weights(checkpoints.decode_weights(weights).first_layer)
 
 
 def _augmented(spec: TrainingSpec) -> plots.Picture:

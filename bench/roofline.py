@@ -28,10 +28,11 @@ from service.data.datasets import Dataset
 from service.presets import PRESETS
 from service.spec import TrainingSpec
 from worker import step
+from worker.committee import fit
 from worker.crew import Crew
 from worker.descent import Descent
 from worker.device import describe, place, product_type, set_threads, warm_up
-from worker.training import Report, fit
+from worker.training import Report
 
 CPU = torch.device("cpu")
 ROUNDS = 9

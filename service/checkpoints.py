@@ -6,7 +6,7 @@ several keys at random, and equal content must give equal bytes. No torch here, 
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, NamedTuple
@@ -54,6 +54,11 @@ class Weights(NamedTuple):
     arrays: dict[str, NDArray[Any]]
     metadata: dict[str, Any]
 
+    @property
+    def first_layer(self) -> NDArray[np.float32]:
+        """Weights (units, inputs) of the network's first layer; of a committee, of its first member's."""
+        return of_network(self.arrays, self.spec, 0)["layers.0.weight"]
+
 
 def encode(arrays: Arrays, metadata: Mapping[str, Any]) -> bytes:
     """Safetensors bytes of `arrays` and JSON-able `metadata`; the same content gives the same bytes.
@@ -85,13 +90,41 @@ def sha256(data: bytes) -> str:
 def shapes(spec: TrainingSpec) -> dict[str, tuple[int, ...]]:
     """Name and shape of every float32 array of a weights file: `layers.{i}.weight` (out, in),
     `layers.{i}.bias` (out,), and `input.mean` and `input.std`, (1,) for images on the [0, 1] pixel scale
-    or (d,) for a regression's features."""
+    or (d,) for a regression's features; of a committee `members.{i}.{name}` for each of its networks."""
     features = 1 if spec.task_name == "classification" else spec.layer_widths[0]
     found: dict[str, tuple[int, ...]] = {"input.mean": (features,), "input.std": (features,)}
     for index, (inputs, outputs) in enumerate(pairwise(spec.layer_widths)):
         found[f"layers.{index}.weight"] = (outputs, inputs)
         found[f"layers.{index}.bias"] = (outputs,)
-    return found
+    if spec.committee is None:
+        return found
+    return {
+        f"{_member(index)}{name}": shape
+        for index in range(spec.network_count)
+        for name, shape in found.items()
+    }
+
+
+def of_network(arrays: Arrays, spec: TrainingSpec, index: int) -> Arrays:
+    """Of a file's arrays, weights or state, those of `spec.networks[index]`, by the names that they have in a
+    file of that network alone."""
+    if spec.committee is None:
+        return arrays
+    prefix = _member(index)
+    return {name.removeprefix(prefix): array for name, array in arrays.items() if name.startswith(prefix)}
+
+
+def of_members(members: Iterable[Arrays]) -> Arrays:
+    """The arrays of a committee's file from those of each member, as `of_network` gives them back."""
+    return {
+        f"{_member(index)}{name}": array
+        for index, arrays in enumerate(members)
+        for name, array in arrays.items()
+    }
+
+
+def _member(index: int) -> str:
+    return f"members.{index}."
 
 
 def encode_weights(snapshot: Snapshot, spec: TrainingSpec, *, preprocessing: str) -> bytes:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from service.network import MultiLayerPerceptron
+from service.network import Network
 
 CHUNK = {"cpu": 1000, "cuda": 20_000}  # rows at once: within a CPU's cache, and enough to fill a GPU
 
@@ -27,7 +27,7 @@ def mean_loss(logits: Tensor, targets: Tensor, loss: LossName, label_smoothing: 
 
 
 @torch.no_grad()
-def outputs(network: MultiLayerPerceptron, inputs: Tensor) -> Tensor:
+def outputs(network: Network, inputs: Tensor) -> Tensor:
     """(n, outputs) float32: logits, or a regression's predictions, without dropout. `inputs` (n, inputs) as
     `network.normalize` makes them, on the network's device. The network's training mode is as before
     afterwards."""
@@ -42,9 +42,7 @@ def outputs(network: MultiLayerPerceptron, inputs: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def evaluate(
-    network: MultiLayerPerceptron, inputs: Tensor, targets: Tensor, loss: LossName
-) -> dict[str, float]:
+def evaluate(network: Network, inputs: Tensor, targets: Tensor, loss: LossName) -> dict[str, float]:
     """`loss` and, for class labels, `accuracy` (a share) in float32 and without dropout or label
     smoothing. `inputs` and the network as `outputs` has them, n > 0; targets as `mean_loss` has them."""
     logits = outputs(network, inputs)

@@ -17,18 +17,14 @@ GELU_SCALE = float(np.sqrt(2 / np.pi))
 
 
 class NumpyNetwork:
-    """A trained multi-layer perceptron in float32; it agrees with torch within 1e-5."""
+    """A trained multi-layer perceptron in float32, or a committee of them; it agrees with torch within 1e-5."""
 
     def __init__(self, spec: TrainingSpec, arrays: Arrays) -> None:
         """`arrays` are a checkpoint's, named as in `checkpoints.shapes`."""
         self.spec = spec
-        self._activation = ACTIVATIONS[spec.network.activation]
-        self._divisor = np.float32(255 if spec.task_name == "classification" else 1)
-        self._mean, self._std = arrays["input.mean"], arrays["input.std"]
-        self._layers = [
-            # BLAS reads the transpose in place; the copy only happens if the array is not contiguous
-            (np.ascontiguousarray(arrays[f"layers.{i}.weight"]).T, arrays[f"layers.{i}.bias"])
-            for i in range(len(spec.layer_widths) - 1)
+        self._networks = [
+            _Perceptron(one, checkpoints.of_network(arrays, spec, index))
+            for index, one in enumerate(spec.networks)
         ]
 
     @classmethod
@@ -39,7 +35,8 @@ class NumpyNetwork:
 
     def logits(self, inputs: NDArray[Any]) -> Floats:
         """(n, outputs) float32 of (n, inputs): pixels on the 0..255 scale, uint8 or float, or a
-        regression's features. Raises ValueError for another shape."""
+        regression's features. A committee's are the mean of its members' after log-softmax. Raises ValueError
+        for another shape."""
         width = self.spec.layer_widths[0]
         if inputs.ndim != 2 or inputs.shape[1] != width:
             raise ValueError(f"inputs have shape {inputs.shape}: expected (n, {width})")
@@ -55,6 +52,29 @@ class NumpyNetwork:
         return softmax(self.logits(inputs))
 
     def _forward(self, inputs: NDArray[Any]) -> Floats:
+        if self.spec.committee is None:
+            return self._networks[0](inputs)
+        total = np.zeros((len(inputs), self.spec.layer_widths[-1]), np.float32)
+        for network in self._networks:
+            total += log_softmax(network(inputs))
+        return total / np.float32(len(self._networks))
+
+
+class _Perceptron:
+    """One network's layers."""
+
+    def __init__(self, spec: TrainingSpec, arrays: Arrays) -> None:
+        self._activation = ACTIVATIONS[spec.network.activation]
+        self._divisor = np.float32(255 if spec.task_name == "classification" else 1)
+        self._mean, self._std = arrays["input.mean"], arrays["input.std"]
+        self._layers = [
+            # BLAS reads the transpose in place; the copy only happens if the array is not contiguous
+            (np.ascontiguousarray(arrays[f"layers.{i}.weight"]).T, arrays[f"layers.{i}.bias"])
+            for i in range(len(spec.layer_widths) - 1)
+        ]
+
+    def __call__(self, inputs: NDArray[Any]) -> Floats:
+        """Its logits, or a regression's outputs."""
         values: Floats = inputs.astype(np.float32)  # a copy, so what follows may overwrite it
         values /= self._divisor
         values -= self._mean
@@ -64,6 +84,13 @@ class NumpyNetwork:
         weight, bias = self._layers[-1]
         outputs: Floats = values @ weight + bias
         return outputs
+
+
+def log_softmax(logits: Floats) -> Floats:
+    """Logarithm of `softmax`, which does not go to minus infinity where that goes to zero."""
+    shifted = logits - logits.max(axis=-1, keepdims=True)
+    logarithms: Floats = shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
+    return logarithms
 
 
 def softmax(logits: Floats) -> Floats:

@@ -1,4 +1,5 @@
-"""Spec -> network: a multi-layer perceptron in torch, its initialisers, and its way back from a checkpoint."""
+"""Spec -> network: a multi-layer perceptron in torch, its initialisers, a committee of them, and the way back from a
+checkpoint."""
 
 from collections.abc import Callable
 from itertools import pairwise
@@ -103,10 +104,52 @@ class MultiLayerPerceptron(nn.Module):
         return values * self.draw_kept(torch.empty_like(values)) * (1 / (1 - self.dropout))
 
 
+class Committee(nn.Module):
+    """Networks that answer as one: its logits are the mean of theirs after log-softmax, the logarithm of a geometric
+    mean of probabilities but for a constant.
+
+    State-dict names are those of `checkpoints.shapes`."""
+
+    def __init__(self, spec: TrainingSpec) -> None:
+        """The spec's networks with memory that is not yet filled."""
+        super().__init__()
+        self.spec = spec
+        self.members = nn.ModuleList(MultiLayerPerceptron(member) for member in spec.networks)
+
+    @property
+    def networks(self) -> "list[MultiLayerPerceptron]":
+        """The members."""
+        return [member for member in self.members if isinstance(member, MultiLayerPerceptron)]
+
+    @property
+    def input(self) -> InputNormalization:
+        """Of each member: they have learnt from the same examples."""
+        return self.networks[0].input
+
+    def normalize(self, x: Tensor) -> Tensor:
+        """As each member does."""
+        return self.networks[0].normalize(x)
+
+    def logits(self, normalized: Tensor) -> Tensor:
+        """(n, outputs) float32 of normalised inputs (n, inputs)."""
+        total = torch.zeros(len(normalized), self.spec.layer_widths[-1], device=normalized.device)
+        for network in self.networks:
+            total += functional.log_softmax(network.logits(normalized).float(), 1)
+        return total / len(self.members)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits of inputs as stored."""
+        return self.logits(self.normalize(x))
+
+
+Network = MultiLayerPerceptron | Committee
+
+
 def build(spec: TrainingSpec, train_inputs: NDArray[Any] | None = None) -> MultiLayerPerceptron:
-    """The untrained network of a spec, on the CPU: the seed alone decides its weights, so that every
-    device begins from the same. `train_inputs` (n, inputs) as stored give the statistics of
+    """The untrained network of a spec without a committee, on the CPU: the seed alone decides its weights,
+    so that every device begins from the same. `train_inputs` (n, inputs) as stored give the statistics of
     `standardize`; without them its mean is 0 and its standard deviation 1."""
+    assert spec.committee is None, "its members are built one by one"
     network = MultiLayerPerceptron(spec)
     generator = torch.Generator().manual_seed(derived_seed(spec.seed, "weights"))
     with torch.no_grad():
@@ -120,21 +163,21 @@ def build(spec: TrainingSpec, train_inputs: NDArray[Any] | None = None) -> Multi
     return network
 
 
-def rebuild(data: bytes) -> MultiLayerPerceptron:
-    """The network of a weights file, on the CPU, ready to evaluate. Raises
+def rebuild(data: bytes) -> Network:
+    """The network or the committee of a weights file, on the CPU, ready to evaluate. Raises
     checkpoints.CorruptCheckpoint."""
     spec, arrays, _ = checkpoints.decode_weights(data)
-    network = MultiLayerPerceptron(spec)
+    network: Network = MultiLayerPerceptron(spec) if spec.committee is None else Committee(spec)
     load_arrays(network, arrays)
     return network.eval()
 
 
-def arrays_of(network: MultiLayerPerceptron) -> dict[str, NDArray[Any]]:
+def arrays_of(network: Network) -> dict[str, NDArray[Any]]:
     """A copy of the weights, named as in `checkpoints.shapes`."""
     return {name: to_numpy(tensor) for name, tensor in network.state_dict().items()}
 
 
-def load_arrays(network: MultiLayerPerceptron, arrays: Arrays) -> None:
+def load_arrays(network: Network, arrays: Arrays) -> None:
     """Copy weights named as in `checkpoints.shapes` into the network."""
     network.load_state_dict({name: torch.tensor(array) for name, array in arrays.items()})
 

@@ -18,7 +18,7 @@ from service.answers import Answers
 from service.data import simulated
 from service.data.datasets import Dataset
 from service.evaluation import CHUNK, mean_loss, outputs
-from service.network import MultiLayerPerceptron, rebuild
+from service.network import Network, rebuild
 from service.spec import TrainingSpec
 
 FORMAT = 1  # of the report's JSON
@@ -67,7 +67,7 @@ def make(weights: bytes, dataset: Dataset, *, device: torch.device, preset: str 
     return Report(data, told)
 
 
-def _parts(network: MultiLayerPerceptron, dataset: Dataset, spec: TrainingSpec) -> dict[str, _Part]:
+def _parts(network: Network, dataset: Dataset, spec: TrainingSpec) -> dict[str, _Part]:
     """As `fit` evaluates them: the first `evaluation.train_examples` of the training set, and the others
     whole; those without examples are left out."""
     first = spec.evaluation.train_examples
@@ -84,7 +84,7 @@ def _parts(network: MultiLayerPerceptron, dataset: Dataset, spec: TrainingSpec) 
 
 
 @torch.no_grad()
-def _outputs(network: MultiLayerPerceptron, inputs: NDArray[Any]) -> Tensor:
+def _outputs(network: Network, inputs: NDArray[Any]) -> Tensor:
     """In the chunks of `evaluation.outputs`, so that every bit is the same, but without all inputs as floats
     at once."""
     device = next(network.parameters()).device

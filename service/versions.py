@@ -19,8 +19,8 @@ from service.spec import DatasetSpec
 ENGINE = (
     *("service.catalog", "service.checkpoints", "service.data", "service.evaluation", "service.network"),
     *("service.normalization", "service.seeds", "service.spec", "worker.averaging", "worker.budget"),
-    *("worker.crew", "worker.descent", "worker.device", "worker.networks", "worker.optimizers"),
-    *("worker.step", "worker.training"),
+    *("worker.committee", "worker.crew", "worker.descent", "worker.device", "worker.networks"),
+    *("worker.optimizers", "worker.step", "worker.training"),
 )
 DIGEST_CHARACTERS = 12
 

@@ -11,8 +11,9 @@ import torch
 
 from service.errors import ServiceError
 from service.spec import MAX_STEPS, Evaluation, TrainingSpec
+from worker.committee import fit
 from worker.device import Resident
-from worker.training import Report, evaluations_of, fit
+from worker.training import Report, evaluations_of
 
 WARM_STEPS = 3  # that find nothing in its place yet: not timed
 LEAST_STEPS = 5

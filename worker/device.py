@@ -16,7 +16,7 @@ from torch.utils.dlpack import from_dlpack
 
 from service.data.datasets import Dataset
 from service.errors import Conflict
-from service.network import MultiLayerPerceptron
+from service.network import Network
 from service.spec import TrainingSpec
 
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
@@ -52,8 +52,10 @@ def set_threads(count: int) -> None:
 def threads_for(spec: TrainingSpec, available: int) -> int:
     """Threads that a job is faster with: one where a step's products are so small that handing them out
     costs more than it gains. A function of the spec alone on one machine, as every attempt must take the
-    same number."""
-    products = 6 * spec.batching.batch * spec.parameter_count  # operations of forward and backward
+    same number. The members of a committee step one after another, each as it would alone."""
+    products = (
+        6 * spec.batching.batch * spec.networks[0].parameter_count
+    )  # operations of forward and backward
     return available if products >= SHARED_OPERATIONS else 1
 
 
@@ -149,7 +151,7 @@ class Resident:
     test: Examples
     _evaluated: dict[Hashable, dict[str, Examples]] = field(default_factory=dict, repr=False, compare=False)
 
-    def evaluated_by(self, network: MultiLayerPerceptron, train_examples: int) -> dict[str, Examples]:
+    def evaluated_by(self, network: Network, train_examples: int) -> dict[str, Examples]:
         """What figures are taken of, inputs as the network's first layer sees them: the first
         `train_examples` of `train`, and `validation` and `test` whole; parts without examples are left
         out. Kept, since turning bytes into floats costs a small network more than its products do."""

@@ -39,6 +39,7 @@ from service.store.jobs import Job, JobLost, State
 from service.store.reports import Draft
 from service.versions import code_version
 from worker.budget import Trial, seconds_of, steps_within
+from worker.committee import fit
 from worker.device import (
     Resident,
     describe,
@@ -50,7 +51,7 @@ from worker.device import (
 )
 from worker.lease import Heartbeat, Lease
 from worker.leaving import Leaving
-from worker.training import Report, fit
+from worker.training import Report
 
 POLL_SECONDS = 0.5  # between two looks at whether the job is to stop
 WRITE_SECONDS = 1.0  # between two writes of progress without figures

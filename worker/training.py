@@ -9,7 +9,7 @@ uninterrupted one (same device and thread count).
 
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Literal
@@ -24,7 +24,7 @@ from service.data.augment import Augmenter
 from service.data.datasets import Dataset
 from service.errors import ServiceError
 from service.evaluation import evaluate, outputs
-from service.network import MultiLayerPerceptron, build
+from service.network import MultiLayerPerceptron, Network, build
 from service.normalization import normalize_hidden
 from service.seeds import derived_seed
 from service.spec import EarlyStopping, Plan, TrainingSpec
@@ -191,8 +191,8 @@ def fit(
     device: torch.device,
     resume: Snapshot | None = None,
     clock: Callable[[], float] = time.monotonic,
-) -> Iterator[Report]:
-    """Train the spec's network and report each step, step 0 too where `evaluation.initial` asks for it.
+) -> Generator[Report, None, None]:
+    """Train the spec's network, which is no committee, and report each step, step 0 too where `evaluation.initial` asks for it.
 
     `dataset` is the spec's, or what `device.place` made of it. `clock` gives seconds, for
     `evaluation.every_seconds`. A run that resumes after its last step reports that step once more, so that
@@ -345,15 +345,20 @@ def _finite(run: _Run, loss: Tensor, norm: Tensor) -> tuple[float, float]:
 
 def _figures(run: _Run, data: Resident) -> dict[str, float]:
     """The metrics of the present weights. Raises Diverged when one is not finite."""
-    spec, network = run.spec, run.networks.evaluated()
-    metrics = {
+    metrics = figures_of(run.networks.evaluated(), data)
+    if not all(map(math.isfinite, metrics.values())):
+        raise run.diverged()
+    return metrics
+
+
+def figures_of(network: Network, data: Resident) -> dict[str, float]:
+    """A network's metrics, as a report has them."""
+    spec = network.spec
+    return {
         f"{part}_{name}": value
         for part, examples in data.evaluated_by(network, spec.evaluation.train_examples).items()
         for name, value in evaluate(network, examples.inputs, examples.targets, spec.loss_name).items()
     }
-    if not all(map(math.isfinite, metrics.values())):
-        raise run.diverged()
-    return metrics
 
 
 def _end(run: _Run, metrics: Mapping[str, float], outcome: Outcome) -> Mapping[str, float]:

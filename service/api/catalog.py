@@ -18,11 +18,11 @@ router = APIRouter(prefix="/v1", tags=["catalog"])
 
 
 class PresetView(BaseModel):
-    """An experiment of the lecture as a spec."""
+    """An experiment as a spec."""
 
     name: str
     title: str
-    section: Annotated[str, Field(description="Of the lecture notes.")]
+    section: Annotated[str, Field(description="Of the lecture notes, or `Beyond the lecture`.")]
     published: Annotated[dict[str, float], Field(description="Figures that the lecture publishes.")]
     parameter_count: int
     steps: Annotated[int | None, Field(description="null: the worker fixes them, to meet `budget_seconds`.")]
@@ -71,7 +71,7 @@ class WorkerView(BaseModel):
 
 @router.get("/presets", summary="List presets", responses=documented())
 def listed() -> Page[PresetView]:
-    """Every preset, in the lecture's order."""
+    """Every preset, in the lecture's order, and those beyond it."""
     return Page(data=[PresetView.of(preset) for preset in PRESETS.values()], has_more=False, next=None)
 
 

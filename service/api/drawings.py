@@ -167,19 +167,22 @@ class Subject:
 
     def weights(self, options: Options) -> Picture:
         self._require_classification("first-layer weights over pixels")
-        _ = self.spec  # a checkpoint is only read with a spec that is accepted
-        return plots.weights(self._first_layer(), limit=options.limit or plots.MAX_TILES)
+        committee = self.spec.committee  # a checkpoint is only read with a spec that is accepted
+        return plots.weights(
+            self._first_layer(),
+            limit=options.limit or plots.MAX_TILES,
+            members=None if committee is None else committee.members,
+        )
 
     def _first_layer(self) -> NDArray[np.float32]:
-        """Of the newest checkpoint that is whole."""
+        """Of the newest checkpoint that is whole; of a committee's first member."""
         for header in stored.of_job(self.context.db, self.job.id):
             if header.bad:
                 continue
             try:
                 with self.context.decoding:
                     data = stored.weights(self.context.db, header)
-                    matrix: NDArray[np.float32] = checkpoints.decode_weights(data).arrays["layers.0.weight"]
-                    return matrix
+                    return checkpoints.decode_weights(data).first_layer
             except (Damaged, CorruptCheckpoint):
                 continue
         raise NoPicture(self._missing("checkpoint", "with the first, at the latest when it ends"))

@@ -91,7 +91,7 @@ def of_job(
     if_none_match: IfNoneMatch = None,
 ) -> Response:
     """`loss` and `accuracy` of a run, also while it goes on; `samples` and `augmented`: images that it learns
-    from; `weights` of the first layer; of a job that has succeeded, the `misclassified` test images, the
+    from; `weights` of the first layer, of a committee that of its first member; of a job that has succeeded, the `misclassified` test images, the
     `confusion` matrix and the `calibration`; of a regression, the `fitted` curves."""
     _require_fitting(name, request)
     job = jobs.get(context.db, job_id)

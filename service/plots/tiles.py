@@ -171,16 +171,18 @@ def misclassified(
     return Picture(heading, grid.size, paint, header, _labelled(mistakes.pixels, facts))
 
 
-def weights(matrix: NDArray[np.float32], *, limit: int = MAX_TILES) -> Picture:
+def weights(matrix: NDArray[np.float32], *, limit: int = MAX_TILES, members: int | None = None) -> Picture:
     """The rows of a first layer's weights (units, 784) as tiles, those of largest Euclidean norm first and at
-    most `limit`. Dark blue is negative, light yellow positive, so that grey tells the sign too; the scale is
-    symmetric about zero and spans all but one in a thousand of the weights shown."""
+    most `limit`. Of a committee of so many `members` they are the first one's, and the heading says so. Dark blue
+    is negative, light yellow positive, so that grey tells the sign too; the scale is symmetric about zero and spans
+    all but one in a thousand of the weights shown."""
     norms = np.linalg.norm(matrix, axis=1)
     shown = np.argsort(-norms, kind="stable")[:limit]
     tiles = matrix[shown]
     bound = float(np.quantile(np.abs(tiles), 0.999)) or 1.0
     count = f"all {len(matrix):,}" if len(shown) == len(matrix) else f"{len(shown):,} of {len(matrix):,}"
-    heading = f"First-layer weights: {count} units, largest norm first"
+    whose = "" if members is None else f" of the first of {members} members"
+    heading = f"First-layer weights{whose}: {count} units, largest norm first"
     grid = _Grid(len(shown), math.ceil(math.sqrt(len(shown))), heading, right=0.8)
 
     def paint(figure: "Figure") -> None:

@@ -13,8 +13,10 @@ from pydantic_core import PydanticCustomError
 from service import mistakes
 from service.catalog import Task
 from service.errors import FieldError, Invalid
+from service.seeds import derived_seed
 from service.spec.augmentation import Augmentation
 from service.spec.averaging import Averaging
+from service.spec.committee import Committee
 from service.spec.dataset import DatasetSpec
 from service.spec.network import NetworkSpec
 from service.spec.optimizer import Adam, Optimizer
@@ -127,6 +129,8 @@ class TrainingSpec(Part):
     """Deformed training images; unset: as they are."""
     averaging: Averaging | None = None
     """Moving average of the weights; unset: none, the newest are evaluated."""
+    committee: Committee | None = None
+    """Several networks that answer as one; unset: one network."""
     early_stopping: EarlyStopping | None = None
     """Stop when a held-out figure no longer improves; unset: train to the end."""
     evaluation: Evaluation = Evaluation()
@@ -169,6 +173,8 @@ class TrainingSpec(Part):
         yield from self._hidden_layer_mistakes()
         if self.early_stopping is not None:
             yield from self._early_stopping_mistakes(self.early_stopping)
+        if self.committee is not None:
+            yield from self._committee_mistakes()
 
     def _regression_mistakes(self) -> Iterator[PydanticCustomError]:
         if self.loss == "cross_entropy":
@@ -230,6 +236,23 @@ class TrainingSpec(Part):
                 "early_stopping/monitor", "a regression has no accuracy: use validation_loss"
             )
 
+    def _committee_mistakes(self) -> Iterator[PydanticCustomError]:
+        if self.task_name == "regression":
+            yield mistakes.field_mistake(
+                "committee",
+                f"averages probabilities of classes, and {self.dataset.name} has none: leave it out",
+            )
+        elif self.loss_name == "mse":
+            yield mistakes.field_mistake(
+                "loss", "a committee averages log-probabilities, which mse does not train: use cross_entropy"
+            )
+        if self.early_stopping is not None:
+            yield mistakes.field_mistake(
+                "early_stopping",
+                "the members of a committee end at the same step, and each would stop at another: set this to null "
+                "and find the length with a job without a committee",
+            )
+
     @property
     def task_name(self) -> Task:
         return self.dataset.card.task
@@ -245,10 +268,26 @@ class TrainingSpec(Part):
         return (card.inputs, *self.network.hidden_widths, card.outputs)
 
     @property
+    def networks(self) -> tuple[Self, ...]:
+        """The spec of each network that is trained: of a committee's members, none of which has a committee, or
+        this one."""
+        if self.committee is None:
+            return (self,)
+        seeds = (derived_seed(self.seed, "member", index) for index in range(self.committee.members))
+        return tuple(self.model_copy(update={"committee": None, "seed": seed}) for seed in seeds)
+
+    @property
+    def network_count(self) -> int:
+        """How many `networks` there are."""
+        return 1 if self.committee is None else self.committee.members
+
+    @property
     def parameter_count(self) -> int:
-        """Weights and biases of the network that is served: sum over layers of (inputs + 1) x outputs. What a
-        normalisation trains beside them is folded into them."""
-        return sum((inputs + 1) * outputs for inputs, outputs in pairwise(self.layer_widths))
+        """Weights and biases of all that is served: of each network the sum over layers of (inputs + 1) x outputs.
+        What a normalisation trains beside them is folded into them."""
+        return self.network_count * sum(
+            (inputs + 1) * outputs for inputs, outputs in pairwise(self.layer_widths)
+        )
 
     @property
     def warmup_steps(self) -> int:
@@ -290,16 +329,18 @@ class TrainingSpec(Part):
     def memory_bytes(self) -> int:
         """Estimate of the memory that training takes: weights, their average, gradients and optimiser state in
         float32, a copy of the weights in bfloat16, the dataset as bytes and, unless it is deformed, as the network
-        sees it, the activations of a batch, and the draws of a pass of elastic deformations."""
+        sees it, the activations of a batch, and the draws of a pass of elastic deformations. All but the dataset as
+        bytes each member of a committee has for itself, and its weights once more, to be evaluated."""
         copies = {"sgd": 3, "adam": 4, "amsgrad": 5, "adamw": 4, "muon": 4}[self.optimizer.name]
         normalized = self.network.normalization != "none"
-        copies += (self.averaging is not None) + normalized
-        activations = (3 + normalized) * 4 * self.batching.batch * sum(self.layer_widths)
+        copies += (self.averaging is not None) + normalized + (self.committee is not None)
+        batches = (3 + normalized) * 4 * self.batching.batch * sum(self.layer_widths)
         card = self.dataset.card
-        data = (self.dataset.total_examples + card.test_examples) * (card.inputs + 1)
         if self.augmentation is None:
-            data += 4 * self.dataset.train_examples * card.inputs
-        return (4 * copies + 2) * self.parameter_count + activations + data + self._draws_bytes
+            batches += 4 * self.dataset.train_examples * card.inputs
+        data = (self.dataset.total_examples + card.test_examples) * (card.inputs + 1)
+        own = (batches + self._draws_bytes) * self.network_count
+        return (4 * copies + 2) * self.parameter_count + own + data
 
     @property
     def _draws_bytes(self) -> int:
@@ -332,7 +373,7 @@ def parse(payload: object, *, max_parameters: int) -> TrainingSpec:
     if spec.parameter_count > max_parameters:
         detail = (
             f"{spec.parameter_count:,} parameters are over the budget of {max_parameters:,} "
-            "(NUMERAL_MAX_PARAMETERS): use narrower or fewer layers"
+            f"(NUMERAL_MAX_PARAMETERS): use narrower or fewer layers{'' if spec.committee is None else ', or members'}"
         )
         raise Invalid(
             detail,

@@ -191,6 +191,15 @@ def test_the_confusion_matrix_and_the_weights(seeing: Live, classifier: str) -> 
     )
 
 
+def test_the_weights_of_a_committee_are_those_of_its_first_member(live: Live) -> None:
+    job_id = submit(live, committee={"members": 2})
+    attempt = live.claim(job_id)
+    finish(live, attempt)
+    assert "First-layer weights of the first of 2 members: all 12 units, largest norm first" in texts(
+        get(live, job_id, "weights.svg")
+    )
+
+
 def test_damaged_weights_and_answers_are_not_drawn(live: Live) -> None:
     attempt = live.claim(submit(live))
     finish(live, attempt)

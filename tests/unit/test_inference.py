@@ -62,6 +62,35 @@ def test_a_linear_model_and_a_regression() -> None:
         numpy_network.probabilities(features)
 
 
+def test_a_committee_answers_by_the_mean_of_its_members_log_probabilities() -> None:
+    spec = TrainingSpec.model_validate({"committee": {"members": 3}, "network": {"hidden_widths": [30]}})
+    members = [network.build(one).eval() for one in spec.networks]
+    arrays = checkpoints.of_members(map(network.arrays_of, members))
+    data = checkpoints.encode_weights(Snapshot(0, 0.0, arrays, {}, {}), spec, preprocessing="1")
+    rebuilt, served = network.rebuild(data), NumpyNetwork.from_checkpoint(data)
+    assert isinstance(rebuilt, network.Committee)
+    assert {name: array.shape for name, array in arrays.items()} == checkpoints.shapes(spec)
+    assert network.parameter_count(rebuilt) == spec.parameter_count
+    with torch.no_grad():
+        logits = rebuilt(torch.from_numpy(IMAGES))
+    wanted = np.mean([np.log(softmax64(expected(one, IMAGES))) for one in members], axis=0)
+    np.testing.assert_allclose(logits.numpy(), wanted, rtol=0, atol=1e-5)
+    np.testing.assert_allclose(served.logits(IMAGES), logits.numpy(), rtol=0, atol=1e-5)
+    np.testing.assert_allclose(served.probabilities(IMAGES), softmax64(wanted), rtol=0, atol=1e-5)
+    first = checkpoints.decode_weights(data).first_layer
+    np.testing.assert_array_equal(first, network.arrays_of(members[0])["layers.0.weight"])
+
+
+def softmax64(logits: Any) -> Any:
+    exponentials = np.exp(np.asarray(logits, np.float64))
+    return exponentials / exponentials.sum(axis=1, keepdims=True)
+
+
+def test_a_logarithm_of_nearly_nothing_is_finite() -> None:
+    found = inference.log_softmax(np.array([[200, 0, -1e5]], np.float32))
+    np.testing.assert_allclose(found, np.array([[0, -200, -100_200]], np.float32), rtol=1e-6)
+
+
 def test_floats_are_on_the_scale_of_bytes_and_chunks_leave_no_seam(monkeypatch: pytest.MonkeyPatch) -> None:
     _, numpy_network = pair()
     whole = numpy_network.logits(IMAGES)

@@ -15,7 +15,7 @@ def test_the_tables_are_those_of_the_figures() -> None:
     assert lecture_page.rendered(PAGE, ROWS) == PAGE, "run python -m bench.lecture --page"
 
 
-def test_every_preset_has_been_run() -> None:
+def test_every_preset_of_the_lecture_has_been_run() -> None:
     assert {row["preset"] for row in ROWS} == set(LECTURE)
 
 

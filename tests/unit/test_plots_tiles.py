@@ -144,6 +144,8 @@ def test_weights_keep_their_sign_in_grey() -> None:
 def test_weights_that_are_all_zero() -> None:
     picture = plots.weights(np.zeros((2, 784), np.float32), limit=1)
     assert picture.heading == "First-layer weights: 1 of 2 units, largest norm first"
+    shared = plots.weights(np.zeros((2, 784), np.float32), members=5)
+    assert shared.heading == "First-layer weights of the first of 5 members: all 2 units, largest norm first"
     assert picture.png()
 
 

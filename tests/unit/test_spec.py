@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from service.errors import Invalid, NotFound
 from service.presets import LECTURE, PRESETS, find, with_overrides
-from service.spec import Augmentation, TrainingSpec, parse
+from service.spec import Augmentation, Committee, TrainingSpec, parse
 
 BUDGET = 200_000_000
 
@@ -49,6 +49,15 @@ def test_an_empty_object_is_a_spec() -> None:
         ({"dataset": {"validation": 60_000}}, "#/dataset/validation", "fewer"),
         ({"dataset": {"examples": 60_001}}, "#/dataset/examples", "60,000"),
         ({"task": "regression"}, "#/task", "classification"),
+        ({"committee": {"members": 1}}, "#/committee/members", "2"),
+        ({"committee": {"members": 65}}, "#/committee/members", "64"),
+        ({"dataset": {"name": "simulated"}, "committee": {}}, "#/committee", "leave it out"),
+        ({"loss": "mse", "committee": {}}, "#/loss", "use cross_entropy"),
+        (
+            {"dataset": {"validation": 9}, "early_stopping": {}, "committee": {}},
+            "#/early_stopping",
+            "set this to null",
+        ),
         ({"dataset": {"name": "simulated"}, "loss": "cross_entropy"}, "#/loss", "mse"),
         (
             {"loss": "mse", "regularization": {"label_smoothing": 0.1}},
@@ -217,6 +226,35 @@ def test_the_lectures_counts() -> None:
 def test_the_deep_presets_take_the_lectures_steps() -> None:
     steps = {name: PRESETS[name].spec.plan.steps for name in ("cmgsnet", "cmgsnet-rotated")}
     assert steps == {"cmgsnet": 15 * 10 * 6, "cmgsnet-rotated": 10 * 10 * 6}
+
+
+def test_a_committee_counts_every_member() -> None:
+    alone = TrainingSpec.model_validate({"averaging": {}, "augmentation": {"elastic": 1}})
+    three = TrainingSpec.model_validate(
+        {"averaging": {}, "augmentation": {"elastic": 1}, "committee": {"members": 3}}
+    )
+    assert (three.network_count, three.parameter_count) == (3, 3 * alone.parameter_count)
+    dataset = 70_000 * 785
+    evaluated = 4 * three.parameter_count
+    assert three.memory_bytes - dataset == 3 * (alone.memory_bytes - dataset) + evaluated
+    assert (
+        "use narrower or fewer layers, or members"
+        in mistakes({"network": {"hidden_widths": [10_000, 10_000]}, "committee": {"members": 2}})[
+            "#/network/hidden_widths"
+        ]
+    )
+
+
+def test_each_member_is_a_job_of_its_own() -> None:
+    spec = TrainingSpec.model_validate({"committee": {"members": 3}, "seed": 7, "epochs": 2})
+    seeds = [one.seed for one in spec.networks]
+    assert len({7, *seeds}) == 4
+    for one in spec.networks:
+        assert one == TrainingSpec.model_validate({"seed": one.seed, "epochs": 2})
+    assert PRESETS["committee"].spec.parameter_count == 5 * 2_913_290
+    more = spec.model_copy(update={"committee": Committee(members=5)})
+    assert more.networks[:3] == spec.networks, "a larger committee begins with the members of a smaller one"
+    assert TrainingSpec().networks == (TrainingSpec(),)
 
 
 def test_an_amplitude_is_joined_by_straight_lines() -> None:

@@ -627,7 +627,7 @@ def test_determinism_is_asked_for_during_the_run_only() -> None:
     reports = fit(spec_of(), images(), device=CPU)
     next(reports)
     assert torch.are_deterministic_algorithms_enabled()
-    reports.close()  # type: ignore[attr-defined]
+    reports.close()
     assert not torch.are_deterministic_algorithms_enabled()
 
 
