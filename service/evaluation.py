@@ -18,9 +18,11 @@ def mean_loss(logits: Tensor, targets: Tensor, loss: LossName, label_smoothing: 
     `label_smoothing` of each label spread over all classes (Szegedy et al. 2016, section 7). mse: mean over
     examples and outputs of the squared difference, against one-hot labels in a classification.
 
-    logits (n, outputs); targets (n,) int64 classes or (n, outputs) float32."""
+    logits (n, outputs); targets (n,) int64 classes or (n, outputs) float32: of a regression, or for cross_entropy
+    the probabilities of the classes, which are taken as they are."""
     if loss == "cross_entropy":
-        return functional.cross_entropy(logits.float(), targets, label_smoothing=label_smoothing)
+        smoothing = 0.0 if targets.is_floating_point() else label_smoothing
+        return functional.cross_entropy(logits.float(), targets, label_smoothing=smoothing)
     if not targets.is_floating_point():
         targets = functional.one_hot(targets, logits.shape[1]).float()
     return functional.mse_loss(logits.float(), targets)

@@ -230,6 +230,12 @@ RECORDS: dict[str, Preset] = {
             _spec(**_RECIPE, epochs=60, committee={"members": 5}),
             faithful={"test_accuracy": (0.993, 0.998)},
         ),
+        Preset(
+            "distilled",
+            "One network of 784-1024-1024-1024-10 taught by the newest model, or by any: distillation.teacher=MODEL",
+            PAST_IT,
+            _spec(**_RECIPE, epochs=60, distillation={"teacher": "latest"}),
+        ),
     )
 }
 PRESETS = LECTURE | RECORDS

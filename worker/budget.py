@@ -10,6 +10,7 @@ from statistics import fmean
 import torch
 
 from service.errors import ServiceError
+from service.network import Network
 from service.spec import MAX_STEPS, Evaluation, TrainingSpec
 from worker.committee import fit
 from worker.device import Resident
@@ -48,9 +49,10 @@ class Trial:
         data: Resident,
         *,
         device: torch.device,
+        teacher: Network | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`spec` has a `budget_seconds`. `clock` gives seconds."""
+        """`spec` has a `budget_seconds`; `teacher` as `fit` takes it. `clock` gives seconds."""
         assert spec.budget_seconds is not None
         self._seconds = min(LONGEST_SECONDS, SHARE * spec.budget_seconds)
         # figures are taken when we say so: at the step after `_asked` was raised
@@ -58,6 +60,7 @@ class Trial:
         self._asked = 0.0
         self._spec = spec.model_copy(update={"early_stopping": None}).with_steps(MAX_STEPS)
         self._data, self._device, self._clock = data, device, clock
+        self._teacher = teacher
         self._start = self._first_step = self._figures = 0.0
         self._figures_open = False
         self._steps: list[float] = []
@@ -90,7 +93,7 @@ class Trial:
     def _fit(self, *, initial: bool) -> Iterator[Report]:
         cadence = self._cadence.model_copy(update={"initial": initial})
         spec = self._spec.model_copy(update={"evaluation": cadence})
-        return fit(spec, self._data, device=self._device, clock=lambda: self._asked)
+        return fit(spec, self._data, device=self._device, teacher=self._teacher, clock=lambda: self._asked)
 
     def _timed(self, reports: Iterator[Report]) -> Iterator[tuple[float, Report]]:
         """Each report with the seconds that it took to come."""

@@ -17,7 +17,7 @@ import torch
 
 from service.checkpoints import Snapshot, of_members, of_network
 from service.data.datasets import Dataset
-from service.network import Committee, load_arrays
+from service.network import Committee, Network, load_arrays
 from service.spec import TrainingSpec
 from worker import training
 from worker.device import Resident, deterministic, place
@@ -30,6 +30,7 @@ def fit(
     *,
     device: torch.device,
     resume: Snapshot | None = None,
+    teacher: Network | None = None,
     clock: Callable[[], float] = time.monotonic,
 ) -> Generator[Report, None, None]:
     """Train the spec's network or its committee, and report each step as `training.fit` does.
@@ -38,8 +39,8 @@ def fit(
     and its snapshots hold each member's arrays under `members.{i}.`. Raises what `training.fit` does; a member that
     diverges ends them all."""
     if spec.committee is None:
-        return training.fit(spec, dataset, device=device, resume=resume, clock=clock)
-    return _in_lockstep(spec, dataset, device=device, resume=resume, clock=clock)
+        return training.fit(spec, dataset, device=device, resume=resume, teacher=teacher, clock=clock)
+    return _in_lockstep(spec, dataset, device=device, resume=resume, teacher=teacher, clock=clock)
 
 
 def _in_lockstep(
@@ -48,6 +49,7 @@ def _in_lockstep(
     *,
     device: torch.device,
     resume: Snapshot | None,
+    teacher: Network | None,
     clock: Callable[[], float],
 ) -> Generator[Report, None, None]:
     data = dataset if isinstance(dataset, Resident) else place(dataset, device)
@@ -62,6 +64,7 @@ def _in_lockstep(
                         unwatched,
                         device=device,
                         resume=None if resume is None else _part(resume, spec, index),
+                        teacher=teacher,
                         clock=clock,
                     )
                 )

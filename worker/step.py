@@ -321,7 +321,8 @@ class _Block:
     inputs: Tensor
     """(n, inputs)"""
     wanted: list[Tensor]
-    """(outputs, m) float32 of each part: what mse compares with, or -1/examples of the labels' probabilities."""
+    """(outputs, m) float32 of each part: what mse compares with, or -1/examples of the smoothed labels or of the
+    probabilities that are given."""
     examples: int
     columns: Tensor | None = None
     """The inputs turned, where that is worth its memory."""

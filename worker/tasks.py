@@ -26,13 +26,14 @@ from service.checkpoints import (
 )
 from service.data import datasets
 from service.data.digits import PREPROCESSING_VERSION
-from service.errors import ServiceError, Unavailable
+from service.errors import NotFound, ServiceError, Unavailable
+from service.network import Network, rebuild
 from service.report import make as make_report
 from service.settings import Settings
 from service.spec import MAX_STEPS, TrainingSpec
 from service.store import attempts, checkpoints, models
 from service.store.attempts import Attempt, Curve, Point
-from service.store.checkpoints import Checkpoint, Kept
+from service.store.checkpoints import Checkpoint, Damaged, Kept
 from service.store.database import Database
 from service.store.events import Telling
 from service.store.jobs import Job, JobLost, State
@@ -62,6 +63,10 @@ RETRY_SECONDS = 1.0
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
+
+
+class TeacherGone(ServiceError):
+    status, code, title = 409, "teacher_gone", "The teacher cannot be read any more"
 
 
 class MaxRuntime(ServiceError):
@@ -179,12 +184,14 @@ class Training:
         set_threads(threads_for(self._spec, self._process.threads))
         data = self._process.data(self._spec, device)
         self._dataset_sha256 = data.dataset.sha256
-        planned = self._planned(data, device)
+        teacher = self._patiently(lambda: teacher_of(self._db, self._spec))
+        planned = self._planned(data, device, teacher)
         if planned is None:
             return
         self._spec, self._record = planned, Record(planned)
         self._precision = precision_name(self._spec, device)
-        for report in fit(self._spec, data, device=device, resume=self._patiently(self._resume)):
+        resume = self._patiently(self._resume)
+        for report in fit(self._spec, data, device=device, resume=resume, teacher=teacher):
             state = self._note(report)
             if report.outcome is not None:
                 self._finish(report, data)
@@ -194,7 +201,7 @@ class Training:
             if self._stopped(report, state):
                 return
 
-    def _planned(self, data: Resident, device: torch.device) -> TrainingSpec | None:
+    def _planned(self, data: Resident, device: torch.device, teacher: Network | None) -> TrainingSpec | None:
         """The spec with its number of steps: for a `budget_seconds` as many as fit into it at the speed that is
         measured here, once for all attempts. None if the job was stopped meanwhile."""
         budget, known = self._spec.budget_seconds, (self._job.progress or {}).get("steps")
@@ -203,7 +210,7 @@ class Training:
         if known is not None:
             return self._spec.with_steps(known)
         began = time.monotonic()
-        trial = Trial(self._spec, data, device=device)
+        trial = Trial(self._spec, data, device=device, teacher=teacher)
         for report in trial:
             if self._stopped_in_trial(report):
                 return None
@@ -533,6 +540,20 @@ def _seconds_to_note(report: Report) -> float:
         if not record.write_due(ordinary):
             record.poll_due()
     return (time.monotonic() - began) / 1000
+
+
+def teacher_of(db: Database, spec: TrainingSpec) -> Network | None:
+    """The trained network that the spec's distillation names, on the CPU. Raises TeacherGone."""
+    if spec.distillation is None:
+        return None
+    teacher = spec.distillation.teacher
+    try:
+        header = checkpoints.get(db, models.resolve(db, teacher).checkpoint_id)
+        return rebuild(checkpoints.weights(db, header))
+    except (NotFound, Damaged, CorruptCheckpoint) as error:
+        raise TeacherGone(
+            f"the teacher {teacher} cannot be read ({error}): name another model in distillation.teacher"
+        ) from error
 
 
 def provenance(spec: TrainingSpec, device: torch.device, report: Report) -> dict[str, Any]:

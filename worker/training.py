@@ -10,7 +10,7 @@ uninterrupted one (same device and thread count).
 import math
 import time
 from collections.abc import Callable, Generator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, Literal
 
@@ -36,6 +36,7 @@ from worker.networks import Networks
 from worker.step import make as make_step
 from worker.step import shares as step_shares
 from worker.step import stays
+from worker.teacher import Teacher
 
 __all__ = ["Diverged", "Outcome", "Report", "Snapshot", "fit"]
 
@@ -190,14 +191,16 @@ def fit(
     *,
     device: torch.device,
     resume: Snapshot | None = None,
+    teacher: Network | None = None,
     clock: Callable[[], float] = time.monotonic,
 ) -> Generator[Report, None, None]:
     """Train the spec's network, which is no committee, and report each step, step 0 too where `evaluation.initial` asks for it.
 
-    `dataset` is the spec's, or what `device.place` made of it. `clock` gives seconds, for
+    `dataset` is the spec's, or what `device.place` made of it. `teacher` is the network that the spec's
+    `distillation` names, which goes to the device. `clock` gives seconds, for
     `evaluation.every_seconds`. A run that resumes after its last step reports that step once more, so that
     a consumer that was lost while it finished can finish. Raises Diverged, and ValueError for data or a
-    snapshot of another size than the spec's."""
+    snapshot of another size than the spec's, or a teacher that is missing."""
     data = dataset if isinstance(dataset, Resident) else place(dataset, device)
     plan = spec.plan
     assert data.device == device
@@ -208,7 +211,7 @@ def fit(
         run, gradients = _begin(spec, data, resume, crew)
         network, regularization = run.networks.trained, spec.regularization
         largest_norm = regularization.max_gradient_norm or math.inf
-        batches = _Batches(spec, data.train, network, crew)
+        batches = _Batches(spec, data.train, network, crew, _teacher(spec, teacher, device))
         evaluation_due = _evaluation_cadence(spec, clock)
         if resume is not None and run.outcome is not None:
             yield _report(run, data, _figures(run, data))
@@ -261,16 +264,28 @@ def _begin(
     return run, gradients
 
 
+def _teacher(spec: TrainingSpec, network: Network | None, device: torch.device) -> Teacher | None:
+    if (spec.distillation is None) != (network is None):
+        raise ValueError("a spec with a distillation, and no other, needs its teacher")
+    return None if network is None else Teacher(spec, network, device)
+
+
 class _Batches:
-    """The normalised batch of each step, in the type of the step's products: all examples, or a slice of the
-    pass's permutation, deformed where the spec asks for it. The last batch of a pass may be smaller. What a
-    step is given lasts until the next is asked for."""
+    """The normalised batch of each step, in the type of the step's products, and what is to be learnt of it: all
+    examples, or a slice of the pass's permutation, deformed where the spec asks for it. The last batch of a pass may
+    be smaller. What a step is given lasts until the next is asked for."""
 
     def __init__(
-        self, spec: TrainingSpec, examples: Examples, network: MultiLayerPerceptron, crew: Crew
+        self,
+        spec: TrainingSpec,
+        examples: Examples,
+        network: MultiLayerPerceptron,
+        crew: Crew,
+        teacher: Teacher | None = None,
     ) -> None:
         self._spec, self._plan, self._crew, self._stays = spec, spec.plan, crew, stays(spec)
         self._examples, self._network = examples, network
+        self._targets, self._teacher, self._outputs = examples.targets, teacher, spec.layer_widths[-1]
         self._pass = -1
         self._order = torch.empty(0)
         device = examples.inputs.device
@@ -285,6 +300,8 @@ class _Batches:
             self._augmenter = Augmenter(spec.augmentation, examples.targets, seed=spec.seed, device=device)
         else:
             self._normalized = self._packed(examples.inputs)
+            if teacher is not None:  # about images that stay as they are it is asked once
+                self._targets = teacher.targets(examples.inputs, examples.targets)
 
     def _packed(self, inputs: Tensor) -> Tensor:
         """All inputs as steps take them: neither arithmetic nor a change of type is left to a step."""
@@ -298,30 +315,33 @@ class _Batches:
     def at(self, step: int) -> tuple[Tensor, Tensor]:
         """Inputs and targets of step 1, 2, ..."""
         if self._stays:
-            return self._normalized, self._examples.targets
+            return self._normalized, self._targets
         number, position = divmod(step - 1, self._plan.steps_per_pass)
         if number != self._pass:
             self._pass, self._order = number, self._permutation(number)
         rows = self._order[position * self._plan.batch : (position + 1) * self._plan.batch]
-        inputs = self._buffer[: len(rows)]
-        fill = partial(self._gather, rows, inputs)
-        if self._augmenter is not None:
-            deformations = self._augmenter.deformations(rows, variant=number, amplitude=self._amplitude(step))
-            fill = partial(self._deform, self._augmenter, deformations, rows, inputs)
-        self._crew.each(fill)
-        return inputs, self._examples.targets.index_select(0, rows)
+        inputs, targets = self._buffer[: len(rows)], self._targets.index_select(0, rows)
+        batch = _Batch(rows, inputs, targets)
+        if self._augmenter is None:
+            self._crew.each(partial(self._gather, batch))
+            return inputs, targets
+        if self._teacher is not None:
+            batch = replace(batch, learnt=targets.new_empty(len(rows), self._outputs, dtype=torch.float32))
+        deformations = self._augmenter.deformations(rows, variant=number, amplitude=self._amplitude(step))
+        self._crew.each(partial(self._deform, self._augmenter, batch, deformations))
+        return inputs, targets if batch.learnt is None else batch.learnt
 
-    def _gather(self, rows: Tensor, inputs: Tensor, member: int) -> None:
-        part = self._crew.share(member, len(rows))
-        torch.index_select(self._normalized, 0, rows[part], out=inputs[part])
+    def _gather(self, batch: "_Batch", member: int) -> None:
+        part = self._crew.share(member, len(batch.rows))
+        torch.index_select(self._normalized, 0, batch.rows[part], out=batch.inputs[part])
 
-    def _deform(
-        self, augmenter: Augmenter, deformations: Tensor, rows: Tensor, inputs: Tensor, member: int
-    ) -> None:
-        part = self._crew.share(member, len(rows))
-        pixels = self._examples.inputs.index_select(0, rows[part])
+    def _deform(self, augmenter: Augmenter, batch: "_Batch", deformations: Tensor, member: int) -> None:
+        part = self._crew.share(member, len(batch.rows))
+        pixels = self._examples.inputs.index_select(0, batch.rows[part])
         deformed = augmenter.apply(pixels, deformations[part])
-        inputs[part].copy_(self._network.input.in_place(deformed))
+        if self._teacher is not None and batch.learnt is not None:
+            batch.learnt[part] = self._teacher.targets(deformed, batch.targets[part])
+        batch.inputs[part].copy_(self._network.input.in_place(deformed))
 
     def _amplitude(self, step: int) -> float:
         assert self._spec.augmentation is not None
@@ -332,6 +352,20 @@ class _Batches:
         generator = torch.Generator().manual_seed(derived_seed(self._spec.seed, "order", number))
         order = torch.randperm(self._plan.examples, generator=generator)
         return order.to(self._examples.inputs.device)
+
+
+@dataclass(frozen=True)
+class _Batch:
+    """What the members of a crew fill, each its part."""
+
+    rows: Tensor
+    """(n,) int64: places in the training set"""
+    inputs: Tensor
+    """(n, inputs): as the first layer takes them"""
+    targets: Tensor
+    """of the data"""
+    learnt: Tensor | None = None
+    """(n, outputs) float32: what a teacher makes of them"""
 
 
 def _finite(run: _Run, loss: Tensor, norm: Tensor) -> tuple[float, float]:

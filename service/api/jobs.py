@@ -297,7 +297,7 @@ def create(
     out), the same data and the same code, and whose model is still there: the newest such job is the answer,
     as it is, with its own metadata. Where the data cannot be told without reading it (any dataset but mnist
     and simulated while NUMERAL_DATA_DIR is set, or one that is not in the cache yet), it is trained."""
-    submission = Submission(payload, max_parameters=context.settings.max_parameters)
+    submission = Submission(payload, context.db, max_parameters=context.settings.max_parameters)
     if dry_run:
         response.status_code = 200
         return _dry_run(context, submission, reuse=reuse)

@@ -7,8 +7,10 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 
 from service import presets
 from service import spec as specs
+from service.api import teachers
 from service.errors import FieldError, Invalid, NotFound
 from service.mistakes import field_mistake, pointed
+from service.store.database import Database
 
 DEFAULT_PRIORITY = 5
 MAX_METADATA_BYTES = 16 * 1024
@@ -63,20 +65,23 @@ class JobChange(_Payload):
 
 
 class Submission:
-    """What a submit asks for, read strictly. Raises Invalid."""
+    """What a submit asks for, read strictly; its teacher, if it has one, named by id. Raises Invalid."""
 
-    def __init__(self, payload: dict[str, Any], *, max_parameters: int) -> None:
+    def __init__(self, payload: dict[str, Any], db: Database, *, max_parameters: int) -> None:
         is_envelope = not payload.keys().isdisjoint(JobRequest.model_fields)
         self.request = validated(JobRequest, payload) if is_envelope else JobRequest(spec=payload)
         merged = self.request.spec or {}
         if self.request.preset is not None:
             merged = presets.with_overrides(_preset(self.request.preset), merged)
         try:
-            self.spec = specs.parse(merged, max_parameters=max_parameters)
+            parsed = specs.parse(merged, max_parameters=max_parameters)
         except Invalid as error:
             if not is_envelope:
                 raise
             raise _repointed(error, "#/preset" if self.request.spec is None else "#/spec") from None
+        # also where a preset named it: this is the field to set
+        where = f"{'#/spec' if is_envelope else '#'}/distillation/teacher"
+        self.spec = teachers.named(db, parsed, where=where)
 
 
 def validated(kind: type[M], payload: object) -> M:

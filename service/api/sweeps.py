@@ -1,6 +1,7 @@
 """Sweeps: many jobs from one request, looked at and cancelled as one."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Annotated, Any, Literal, Self
 
 from fastapi import APIRouter, Path, Query, Request, Response
@@ -8,6 +9,7 @@ from fastapi.responses import JSONResponse
 from pydantic import BaseModel, Field, model_validator
 
 from service import ranking, sweep
+from service.api import teachers
 from service.api.bodies import JsonObject
 from service.api.context import Context, Wired
 from service.api.jobs import (
@@ -26,6 +28,7 @@ from service.errors import FieldError, Invalid
 from service.mistakes import field_mistake
 from service.spec import TrainingSpec
 from service.store import jobs, sweeps, workers
+from service.store.database import Database
 from service.store.sweeps import MemberRow, Sweep
 from service.sweep import Draw, Member
 
@@ -110,8 +113,10 @@ class _Asked:
             )
             raise Invalid(detail, code="too_many_members", errors=[FieldError(where, detail)])
         base = {name: payload[name] for name in JobRequest.model_fields if name in payload}
-        self.base = Submission(base, max_parameters=settings.max_parameters).spec
-        self.members = self._members(settings.max_parameters)
+        self.base = Submission(base, context.db, max_parameters=settings.max_parameters).spec
+        self.members = [
+            self._with_teacher(member, context.db) for member in self._members(settings.max_parameters)
+        ]
         self.metric = ranking.usual_metric([member.spec for member in self.members])
 
     def _members(self, max_parameters: int) -> list[Member]:
@@ -129,6 +134,18 @@ class _Asked:
             elsewhere=elsewhere,
             max_parameters=max_parameters,
         )
+
+    def _with_teacher(self, member: Member, db: Database) -> Member:
+        """A teacher that is varied is named by id as the base's has been."""
+        taught, base = member.spec.distillation, self.base.distillation
+        if taught is None or (base is not None and taught.teacher == base.teacher):
+            return member
+        varied = [field for field in member.changes if field.split(".")[0] == "distillation"]
+        field = max(varied, key=lambda name: name.endswith("teacher"))
+        where = f"#/random/{field}"
+        if self.request.grid is not None:
+            where = f"#/grid/{field}/{self.request.grid[field].index(member.changes[field])}"
+        return replace(member, spec=teachers.named(db, member.spec, where=where))
 
     @property
     def search(self) -> dict[str, Any]:

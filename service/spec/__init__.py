@@ -9,6 +9,7 @@ from service.spec.augmentation import LIMITS, Augmentation, ClassLimits
 from service.spec.averaging import Averaging
 from service.spec.committee import Committee
 from service.spec.dataset import DatasetSpec
+from service.spec.distillation import Distillation
 from service.spec.network import MAX_DEPTH, MAX_WIDTH, Activation, Initializer, NetworkSpec
 from service.spec.optimizer import SGD, Adam, AdamW, AMSGrad, Moments, Muon, Optimizer
 from service.spec.part import MAX_STEPS, Fraction, Part
@@ -43,6 +44,7 @@ __all__ = [
     "Constant",
     "Cosine",
     "DatasetSpec",
+    "Distillation",
     "EarlyStopping",
     "Evaluation",
     "Exponential",

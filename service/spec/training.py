@@ -18,6 +18,7 @@ from service.spec.augmentation import Augmentation
 from service.spec.averaging import Averaging
 from service.spec.committee import Committee
 from service.spec.dataset import DatasetSpec
+from service.spec.distillation import Distillation
 from service.spec.network import NetworkSpec
 from service.spec.optimizer import Adam, Optimizer
 from service.spec.part import MAX_STEPS, Fraction, Part
@@ -131,6 +132,8 @@ class TrainingSpec(Part):
     """Moving average of the weights; unset: none, the newest are evaluated."""
     committee: Committee | None = None
     """Several networks that answer as one; unset: one network."""
+    distillation: Distillation | None = None
+    """Learning from a trained model's answers; unset: from the labels alone."""
     early_stopping: EarlyStopping | None = None
     """Stop when a held-out figure no longer improves; unset: train to the end."""
     evaluation: Evaluation = Evaluation()
@@ -175,6 +178,8 @@ class TrainingSpec(Part):
             yield from self._early_stopping_mistakes(self.early_stopping)
         if self.committee is not None:
             yield from self._committee_mistakes()
+        if self.distillation is not None:
+            yield from self._distillation_mistakes()
 
     def _regression_mistakes(self) -> Iterator[PydanticCustomError]:
         if self.loss == "cross_entropy":
@@ -251,6 +256,17 @@ class TrainingSpec(Part):
                 "early_stopping",
                 "the members of a committee end at the same step, and each would stop at another: set this to null "
                 "and find the length with a job without a committee",
+            )
+
+    def _distillation_mistakes(self) -> Iterator[PydanticCustomError]:
+        if self.task_name == "regression":
+            yield mistakes.field_mistake(
+                "distillation",
+                f"learns probabilities of classes, and {self.dataset.name} has none: leave it out",
+            )
+        elif self.loss_name == "mse":
+            yield mistakes.field_mistake(
+                "loss", "a teacher's probabilities are learnt by cross_entropy: use that"
             )
 
     @property

@@ -7,13 +7,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from sqlalchemy import delete, update
 
 from service.classifier import Classifier
 from service.data import datasets
 from service.network import Committee, rebuild
 from service.settings import Settings
 from service.spec import TrainingSpec
-from service.store import checkpoints, jobs, models, reports, schema
+from service.store import checkpoints, jobs, models, reports, schema, tables
 from service.store.database import Database
 from service.store.jobs import Job
 from tests.conftest import mnist_folder
@@ -105,3 +106,46 @@ def test_a_committee_within_a_budget(process: Process) -> None:
     job = trained(process, epochs=None, budget_seconds=2.0)
     assert job.progress is not None
     assert job.progress["step"] == job.progress["steps"] > 0
+
+
+def test_a_student_learns_from_the_model_that_it_names(process: Process) -> None:
+    teacher = trained(process)
+    distillation = {"teacher": teacher.model_id, "share": 1.0}
+    job = trained(process, committee=None, distillation=distillation)
+    again = trained(process, committee=None, distillation=distillation)
+    other = trained(process, committee=None)
+    assert job.weights_sha256 == again.weights_sha256 != other.weights_sha256
+    planned = trained(process, committee=None, distillation=distillation, epochs=None, budget_seconds=1.0)
+    assert planned.progress is not None
+    assert planned.progress["step"] == planned.progress["steps"]
+
+
+def test_a_student_that_is_interrupted_ends_with_the_same_file(
+    process: Process, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    changes = {"distillation": {"teacher": trained(process, committee=None).model_id}}
+    undisturbed = trained(process, **changes)
+    job_id = submit(process, **changes)
+    at_step(monkeypatch, 23, process.leaving.set)
+    process.train(job_id)
+    process.leaving = Leaving()
+    process.train(job_id)
+    assert jobs.get(process.db, job_id).weights_sha256 == undisturbed.weights_sha256
+
+
+@pytest.mark.parametrize("loss", ["model", "bytes"])
+def test_a_teacher_that_is_gone_fails_the_job_and_says_what_to_do(process: Process, loss: str) -> None:
+    teacher = trained(process)
+    job_id = submit(process, committee=None, distillation={"teacher": teacher.model_id})
+    with process.db.write() as connection:
+        if loss == "model":
+            connection.execute(delete(tables.model))
+        else:
+            connection.execute(update(tables.chunk).values(data=b"x"))
+    process.train(job_id)
+    job = jobs.get(process.db, job_id)
+    assert job.state == "failed"
+    assert job.error is not None
+    assert job.error["code"] == "teacher_gone"
+    assert str(teacher.model_id) in job.error["detail"]
+    assert "distillation.teacher" in job.error["detail"]

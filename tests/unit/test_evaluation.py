@@ -39,5 +39,7 @@ def test_losses_are_those_of_torch() -> None:
     smoothed = functional.cross_entropy(logits, labels, label_smoothing=0.1)
     assert mean_loss(logits, labels, "cross_entropy", 0.1) == smoothed
     one_hot = torch.eye(10)[labels]
+    spread = one_hot * 0.9 + 0.01
+    torch.testing.assert_close(mean_loss(logits, spread, "cross_entropy", 0.5), smoothed)
     torch.testing.assert_close(mean_loss(logits, labels, "mse"), ((logits - one_hot) ** 2).mean())
     assert mean_loss(logits.bfloat16(), labels, "cross_entropy").dtype == torch.float32

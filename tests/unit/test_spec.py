@@ -53,6 +53,11 @@ def test_an_empty_object_is_a_spec() -> None:
         ({"committee": {"members": 65}}, "#/committee/members", "64"),
         ({"dataset": {"name": "simulated"}, "committee": {}}, "#/committee", "leave it out"),
         ({"loss": "mse", "committee": {}}, "#/loss", "use cross_entropy"),
+        ({"dataset": {"name": "simulated"}, "distillation": {}}, "#/distillation", "leave it out"),
+        ({"loss": "mse", "distillation": {}}, "#/loss", "use that"),
+        ({"distillation": {"teacher": ""}}, "#/distillation/teacher", "pattern"),
+        ({"distillation": {"share": 1.1}}, "#/distillation/share", "1"),
+        ({"distillation": {"temperature": 0}}, "#/distillation/temperature", "0"),
         (
             {"dataset": {"validation": 9}, "early_stopping": {}, "committee": {}},
             "#/early_stopping",

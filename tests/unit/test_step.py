@@ -114,6 +114,23 @@ def test_every_losss_gradients_are_autograds(spec: TrainingSpec) -> None:
 
 
 @pytest.mark.parametrize("batch_size", [30, "full"])
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_probabilities_are_learnt_as_autograd_learns_them(batch_size: Any, precision: str) -> None:
+    spec = spec_of(batch_size=batch_size, regularization={"label_smoothing": 0.2}, precision=precision)
+    rows = EXAMPLES if batch_size == "full" else 30
+    inputs, labels = batch(spec, rows)
+    wanted = torch.softmax(torch.randn(rows, 10, generator=torch.Generator().manual_seed(1)), 1)
+    found = []
+    for rule, targets in ((Backpropagation, wanted), (Autograd, wanted), (Autograd, labels)):
+        made = built(spec)
+        loss = rule(spec, made).gradients(inputs, targets)
+        found.append([loss, *(p.grad.clone() for p in made.parameters() if p.grad is not None)])
+    for own, other, of_labels in zip(*found, strict=True):
+        assert (own - other).norm() <= (1e-5 if precision == "float32" else 0.005) * other.norm()
+        assert not torch.equal(own, of_labels)
+
+
+@pytest.mark.parametrize("batch_size", [30, "full"])
 def test_blocks_add_up_to_the_batch(monkeypatch: pytest.MonkeyPatch, batch_size: Any) -> None:
     spec = spec_of(batch_size=batch_size, regularization={"label_smoothing": 0.1})
     monkeypatch.setattr(step, "ROWS", 20)
