@@ -194,7 +194,8 @@ def fit(
     teacher: Network | None = None,
     clock: Callable[[], float] = time.monotonic,
 ) -> Generator[Report, None, None]:
-    """Train the spec's network, which is no committee, and report each step, step 0 too where `evaluation.initial` asks for it.
+    """Train the spec's network, which is no committee, and report each step, step 0 too where
+    `evaluation.initial` asks for it.
 
     `dataset` is the spec's, or what `device.place` made of it. `teacher` is the network that the spec's
     `distillation` names, which goes to the device. `clock` gives seconds, for
