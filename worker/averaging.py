@@ -25,12 +25,9 @@ class Average:
     def __init__(self, spec: Averaging, network: MultiLayerPerceptron, crew: Crew = ALONE) -> None:
         self._spec, self._crew = spec, crew
         self.network = copy.deepcopy(network).requires_grad_(requires_grad=False).eval()
+        average, newest = _changing(self.network), _changing(network)
         self._shares = [
-            [
-                [tensor[crew.share(member, len(tensor))] for tensor in _changing(each)]
-                for each in (self.network, network)
-            ]
-            for member in range(crew.size)
+            (_share(average, crew, member), _share(newest, crew, member)) for member in range(crew.size)
         ]
 
     @torch.no_grad()
@@ -47,4 +44,11 @@ class Average:
 
 def _changing(network: MultiLayerPerceptron) -> list[Tensor]:
     named = (*network.named_parameters(), *network.named_buffers())
-    return [tensor.detach() for name, tensor in named if not name.startswith("input.")]
+    return [tensor for name, tensor in named if not name.startswith("input.")]
+
+
+def _share(tensors: list[Tensor], crew: Crew, member: int) -> list[Tensor]:
+    """The member's rows; of one alone the tensors themselves, wherever their memory is laid later."""
+    if crew.size == 1:
+        return tensors
+    return [tensor.detach()[crew.share(member, len(tensor))] for tensor in tensors]

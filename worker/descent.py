@@ -17,13 +17,13 @@ class Descent:
     depends on that weight alone, but for Muon's steps, which are of whole matrices: those, one member takes."""
 
     def __init__(self, spec: TrainingSpec, network: MultiLayerPerceptron, crew: Crew) -> None:
-        """In a crew of more than one the parameters have their gradients already, and keep them."""
+        """In a crew of more than one the parameters have their gradients already, and keep them and their memory."""
         self._spec = spec.optimizer
         self._crew = ALONE if isinstance(spec.optimizer, specs.Muon) else crew
         parameters = list(network.parameters())
         self._shares = [self._share(parameters, member) for member in range(self._crew.size)]
         self._weights = [[each for each in share if each.ndim > 1] for share in self._shares]
-        self._optimizers = [optimizers.make(spec.optimizer, share) for share in self._shares]
+        self.optimizers = [optimizers.make(spec.optimizer, share) for share in self._shares]
 
     def _share(self, parameters: list[Parameter], member: int) -> list[Parameter]:
         if self._crew.size == 1:
@@ -53,7 +53,7 @@ class Descent:
         corrected = rate * optimizers.undone_correction(self._spec, number)
 
         def follow(member: int) -> None:
-            weights, optimizer = self._weights[member], self._optimizers[member]
+            weights, optimizer = self._weights[member], self.optimizers[member]
             optimizers.set_learning_rate(optimizer, corrected)
             if regularization.l2:
                 optimizers.add_l2(weights, regularization.l2)
@@ -66,7 +66,7 @@ class Descent:
     def state_arrays(self) -> Arrays:
         """A copy of the optimisers' state, `optimizer.{i}.{key}` for parameter i in group order: the same however
         many members there are."""
-        states = [optimizer.state_dict()["state"] for optimizer in self._optimizers]
+        states = [optimizer.state_dict()["state"] for optimizer in self.optimizers]
         return {
             f"optimizer.{index}.{key}": to_numpy(_joined([state[index][key] for state in states]))
             for index, first in states[0].items()
@@ -76,7 +76,7 @@ class Descent:
 
     def load_state_arrays(self, arrays: Arrays) -> None:
         """Take over what `state_arrays` gave; other names are passed over."""
-        for member, optimizer in enumerate(self._optimizers):
+        for member, optimizer in enumerate(self.optimizers):
             state: dict[int, dict[str, Tensor]] = {}
             for name, array in arrays.items():
                 owner, _, rest = name.partition(".")

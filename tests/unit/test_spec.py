@@ -256,7 +256,7 @@ def test_each_member_is_a_job_of_its_own() -> None:
     assert len({7, *seeds}) == 4
     for one in spec.networks:
         assert one == TrainingSpec.model_validate({"seed": one.seed, "epochs": 2})
-    assert PRESETS["committee"].spec.parameter_count == 5 * 2_913_290
+    assert PRESETS["committee"].spec.parameter_count == 5 * 1_276_810
     more = spec.model_copy(update={"committee": Committee(members=5)})
     assert more.networks[:3] == spec.networks, "a larger committee begins with the members of a smaller one"
     assert TrainingSpec().networks == (TrainingSpec(),)
