@@ -8,6 +8,7 @@ BENCHMARKS: dict[str, tuple[str, ...]] = {
     "store": (),
     "augment": (),
     "roofline": (),
+    "sweeps": (),
     "training": ("--quick",),  # all of it takes half an hour
     "lecture": ("--quick",),  # all of it takes hours
 }

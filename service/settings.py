@@ -78,6 +78,10 @@ class Settings(BaseSettings):
     max_queued_jobs: Annotated[
         int, Field(ge=1, description="Jobs that may wait at a time; one more is answered 503.")
     ] = 10_000
+    max_together: Annotated[
+        int,
+        Field(ge=1, le=256, description="Members of a sweep that a worker trains together, where it can."),
+    ] = 16
     max_sweep_members: Annotated[int, Field(ge=1, description="Jobs that one sweep may ask for.")] = 1000
     max_body_bytes: Annotated[
         int, Field(ge=1024, description="Largest body of a prediction request, in bytes.")

@@ -29,10 +29,10 @@ from service.store.attempts import Attempt
 from service.store.database import Database
 from service.store.jobs import Job
 from service.versions import code_version
-from worker import device
+from worker import device, tasks
 from worker.lease import Heartbeat
 from worker.leaving import Leaving
-from worker.tasks import Process
+from worker.process import Process
 
 STUCK_SECONDS = 120.0  # of waiting jobs and an idle process beside them
 
@@ -92,7 +92,7 @@ class Worker:
 
     def _train(self, job_id: str) -> None:
         assert self._process is not None, "tasks run in children only"
-        self._process.train(job_id)
+        tasks.train(self._process, job_id)
 
     def _begin_child(self, **_: Any) -> None:
         lifeline.die_with_parent(signal.SIGKILL, parent=self._pid)
@@ -136,7 +136,7 @@ class Worker:
         self._leaving.set()
 
     def _child_died(self, exception: BaseException | None = None, args: Any = (), **_: Any) -> None:
-        """In the parent, a fifth of a second after a child died: give its job to another at once. The
+        """In the parent, a fifth of a second after a child died: give its jobs to another at once. The
         connection is closed before the next fork, which this same thread does."""
         if not isinstance(exception, WorkerLostError) or not args:
             return
@@ -145,9 +145,11 @@ class Worker:
             job = jobs.get(db, str(args[0]))
             if job.worker is None or not _is_dead_child(job.worker):
                 return  # a second message for a job that lives elsewhere
-            lost = attempts.worker_lost(db, Attempt(job.id, job.attempt), reason="worker_died")
-            if lost is not None and lost.state == "queued":
-                self._ring(lost)
+            workers.gone(db, job.worker)  # it takes no share of a sweep any more
+            for held in jobs.held_by(db, job.worker):
+                lost = attempts.worker_lost(db, Attempt(held.id, held.attempt), reason="worker_died")
+                if lost is not None and lost.state == "queued":
+                    self._ring(lost)
         except ServiceError as error:
             log.warning("the reconciler will take %s back: %s", args[0], error.detail)
         finally:

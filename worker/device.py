@@ -49,13 +49,12 @@ def set_threads(count: int) -> None:
     torch.set_num_threads(count)
 
 
-def threads_for(spec: TrainingSpec, available: int) -> int:
-    """Threads that a job is faster with: one where a step's products are so small that handing them out
-    costs more than it gains. A function of the spec alone on one machine, as every attempt must take the
-    same number. The members of a committee step one after another, each as it would alone."""
-    products = (
-        6 * spec.batching.batch * spec.networks[0].parameter_count
-    )  # operations of forward and backward
+def threads_for(spec: TrainingSpec, available: int, *, together: int = 1) -> int:
+    """Threads that a job, or so many together, are faster with: one where a step's products are so small that
+    handing them out costs more than it gains. A function of the spec alone on one machine, as every attempt must
+    take the same number. The members of a committee step one after another, each as it would alone."""
+    parameters = spec.networks[0].parameter_count * together
+    products = 6 * spec.batching.batch * parameters  # operations of forward and backward
     return available if products >= SHARED_OPERATIONS else 1
 
 

@@ -1,4 +1,4 @@
-"""The heartbeat of a training process, in a thread of its own: renews the lease of the job in hand, and
+"""The heartbeat of a training process, in a thread of its own: renews the leases of the jobs in hand, and
 says that the process lives."""
 
 import logging
@@ -56,7 +56,7 @@ class Heartbeat(threading.Thread):
         self._lease_seconds = lease_seconds
         self._on_idle = on_idle
         self._interval = min(HEARTBEAT_SECONDS, lease_seconds / 6)
-        self._lease: Lease | None = None
+        self._leases: tuple[Lease, ...] = ()  # changed by the training thread alone, and as a whole
         self._idle_since = time.monotonic()
         self._wake = threading.Event()
         self._closing = False
@@ -65,11 +65,11 @@ class Heartbeat(threading.Thread):
     def holding(self, attempt: Attempt, *, claimed_at: float) -> Iterator[Lease]:
         """Keep the lease of a job claimed at `claimed_at` (monotonic) renewed while the block runs."""
         lease = Lease(attempt, self._lease_seconds, claimed_at + self._lease_seconds)
-        self._lease = lease
+        self._leases = (*self._leases, lease)
         try:
             yield lease
         finally:
-            self._lease = None
+            self._leases = tuple(one for one in self._leases if one is not lease)
             self._idle_since = time.monotonic()
 
     def run(self) -> None:
@@ -88,12 +88,13 @@ class Heartbeat(threading.Thread):
         self.join(timeout=5)
 
     def _beat(self) -> None:
-        lease = self._lease
-        if lease is not None:
-            self._renew(lease)
-        job_id = None if lease is None else lease.attempt.job_id
+        leases = self._leases
+        for lease in leases:
+            if not lease.refused.is_set():  # of jobs together, that of one that has ended
+                self._renew(lease)
+        job_id = leases[0].attempt.job_id if leases else None
         workers.seen(self._db, self._worker, queues=self._queues, device=self.device, job_id=job_id)
-        if lease is None:
+        if not leases:
             self._on_idle(time.monotonic() - self._idle_since)
 
     def _renew(self, lease: Lease) -> None:

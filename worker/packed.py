@@ -8,6 +8,7 @@ mini-batches each member has an order of its own, and its rows are gathered for 
 import math
 import time
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -34,8 +35,13 @@ from worker.training import (
 EVALUATED_ROWS = {"cpu": 1000, "cuda": 20_000}
 PACKED_ROWS = 10_000  # normalised at once, in float32
 
+# Up to which packs of 16 were clearly faster than their members alone, and of 4 still: multiply-adds of a step's
+# forward, and units of the widest layer.
+SMALL = {torch.float32: 5_000_000, torch.bfloat16: 25_000_000}
+NARROW = {torch.float32: 32, torch.bfloat16: 128}
+
 # In what the members of a pack may differ.
-OWN = {
+OWN: Any = {
     "seed": True,
     "schedule": True,
     "max_runtime_seconds": True,
@@ -44,19 +50,30 @@ OWN = {
 }
 
 
-def kind(spec: TrainingSpec) -> Hashable | None:
+def kind(spec: TrainingSpec, device: torch.device) -> Hashable | None:
     """What the members of a pack have in common; None of a spec that trains alone.
 
     Alone is what draws for each example (dropout, deformations), what autograd does (normalised layers), what has
-    products of its own in the optimiser (Muon), and what has yet to measure its number of steps."""
+    products of its own in the optimiser (Muon), what has yet to measure its number of steps, what asks a teacher, a
+    committee, and what is not faster together."""
     alone = (
         spec.regularization.dropout > 0
         or spec.augmentation is not None
         or spec.network.normalization != "none"
         or spec.optimizer.name == "muon"
         or spec.budget_seconds is not None
+        or spec.committee is not None
+        or spec.distillation is not None
     )
-    return None if alone else spec.model_dump_json(exclude=OWN)  # type: ignore[arg-type]
+    return None if alone or not _pays(spec, device) else spec.model_dump_json(exclude=OWN)
+
+
+def _pays(spec: TrainingSpec, device: torch.device) -> bool:
+    """Whether together is faster, as it was measured: while a step's products are so small that what surrounds them
+    counts, and where inputs are shared by layers too narrow to keep a processor busy alone."""
+    products = product_type(spec, device)
+    small = spec.batching.batch * spec.parameter_count <= SMALL[products]
+    return small or (stays(spec) and max(spec.layer_widths[1:]) <= NARROW[products])
 
 
 class Pack:
@@ -72,7 +89,7 @@ class Pack:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """`specs` are of one `kind`; the rest as `training.fit` has it."""
-        assert len({kind(spec) for spec in specs} | {None}) == 2, "one kind, and one that packs"
+        assert len({spec.model_dump_json(exclude=OWN) for spec in specs}) == 1
         self._data = dataset if isinstance(dataset, Resident) else place(dataset, device)
         assert self._data.device == device
         self._spec, self._specs, self._device, self._clock = specs[0], specs, device, clock
@@ -85,9 +102,7 @@ class Pack:
 
     def __iter__(self) -> Iterator[tuple[int, Report | Diverged]]:
         with deterministic(enabled=self._spec.deterministic):
-            self._members = [
-                _Member(number, spec, self._data, self._device) for number, spec in enumerate(self._specs)
-            ]
+            self._members = [_Member(number, spec, self._data) for number, spec in enumerate(self._specs)]
             batches = _Batches(self._spec, self._data, self._members[0].run.networks.trained)
             evaluation_due = _evaluation_cadence(self._spec, self._clock)
             if self._spec.evaluation.initial:
@@ -112,7 +127,7 @@ class Pack:
         for member, loss, norm in zip(self._members, losses, norms, strict=True):
             member.take(loss, norm)
         rules = [member.rule for member in self._members]
-        rates = [member.learning_rate for member in self._members]
+        rates = [member.run.learning_rate for member in self._members]
         moved = [member.diverged is None for member in self._members]
         stack.descend(rules, rates, norms, moved, step)
         for member in self._members:
@@ -181,19 +196,17 @@ def _measured(scores: Tensor, targets: Tensor, spec: TrainingSpec) -> dict[str, 
 class _Member:
     """A run, and its place among the pack's specs."""
 
-    def __init__(self, number: int, spec: TrainingSpec, data: Resident, device: torch.device) -> None:
+    def __init__(self, number: int, spec: TrainingSpec, data: Resident) -> None:
         self.number, self.spec = number, spec
         self.run, _ = _begin(spec, data, None, ALONE)
         self.parameters = list(self.run.networks.trained.parameters())
         regularization = spec.regularization
         largest_norm = regularization.max_gradient_norm or math.inf
         self.rule = Rule(spec.optimizer, regularization.l1, regularization.l2, largest_norm)
-        self.learning_rate = 0.0
         self.diverged: Diverged | None = None
 
     def begin(self, step: int) -> None:
-        self.run.step = step
-        self.learning_rate = optimizers.learning_rate_at(self.spec, step)
+        self.run.step, self.run.learning_rate = step, optimizers.learning_rate_at(self.spec, step)
 
     def take(self, loss: float, norm: float) -> None:
         """The loss and the gradient's norm of a step."""
@@ -248,7 +261,7 @@ class _Batches:
         self._members: list[_Member] = []
         self._staying: list[Block] = []
         self._pass = -1
-        self._orders = torch.empty(0)
+        self._orders = self._buffer = torch.empty(0)
 
     def at(self, step: int, members: list["_Member"]) -> Iterator[Block]:
         """The blocks of step 1, 2, ..., each to be done with before the next is asked for."""
@@ -279,12 +292,19 @@ class _Batches:
         chosen = self._orders[:, position * self._plan.batch : (position + 1) * self._plan.batch]
         for rows in torch.split(chosen, rows_of(self._spec, len(self._members), self._inputs.device), 1):
             flat = rows.flatten()
-            inputs = self._inputs.index_select(0, flat).view(*rows.shape, -1)
+            inputs = self._gathered(flat).view(*rows.shape, -1)
             targets = self._examples.targets.index_select(0, flat).view(
                 *rows.shape, *self._examples.targets.shape[1:]
             )
             wanted = self._wanted(targets, self._smoothings(), chosen.shape[1])
             yield Block(inputs, wanted, chosen.shape[1])
+
+    def _gathered(self, rows: Tensor) -> Tensor:
+        if len(self._buffer) < len(rows):
+            self._buffer = self._inputs.new_empty(len(rows), self._inputs.shape[1])
+        gathered = self._buffer[: len(rows)]
+        torch.index_select(self._inputs, 0, rows, out=gathered)
+        return gathered
 
     def _order(self, member: "_Member", number: int) -> Tensor:
         """Of the member's examples in a pass; that of `training.fit`."""

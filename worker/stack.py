@@ -106,6 +106,7 @@ class Stack:
         self._further_biases = [one.to(self._dtype).unsqueeze(2) for one in self._biases[1:]]
         self._activation = _ACTIVATIONS[spec.network.activation]
         self._buffers: dict[int, _Buffers] = {}
+        self._products: dict[torch.Size, Tensor] = {}
 
     def _views(self, of: Tensor) -> list[Tensor]:
         """Of a row for each network, (k, *shape) for each parameter."""
@@ -204,16 +205,20 @@ class Stack:
             _accumulate(self._bias_gradients[index + 1], exact.sum(2), first=first)
             self._add_product(self._weight_gradients[index + 1], delta, values.transpose(1, 2), first=first)
             torch.bmm(self._further[index].transpose(1, 2), delta, out=following)
-            self._activation.backward(following, buffers.kept[index])
+            self._activation.backward(following, buffers.kept[index], buffers.spare[index])
             delta = exact = following
         self._add_product(self._first_gradient, delta, inputs, first=first)
 
     def _add_product(self, gradient: Tensor, delta: Tensor, values: Tensor, *, first: bool) -> None:
         """Of (k, outputs, n), and (k, n, inputs) or, shared, (n, inputs)."""
+        shape = gradient.shape
+        if shape not in self._products:
+            self._products[shape] = torch.empty(shape, dtype=self._dtype, device=self._device)
+        product = self._products[shape]
         if values.ndim == 2:
-            product = torch.mm(delta.flatten(0, 1), values).view_as(gradient)
+            torch.mm(delta.flatten(0, 1), values, out=product.flatten(0, 1))
         else:
-            product = torch.bmm(delta, values)
+            torch.bmm(delta, values, out=product)
         _accumulate(gradient, product, first=first)
 
     @torch.no_grad()
@@ -335,6 +340,8 @@ class _Buffers:
     """(k, w, n): what the next layer takes; `kept` itself where that is the same."""
     deltas: list[Tensor]
     """(k, w, n): the loss's gradient of the layer's sums."""
+    spare: list[Tensor]
+    """(k, w, n): nothing that lasts; all in one place."""
     logits: Tensor
     """(k, outputs, n)"""
     scores: Tensor
@@ -362,11 +369,13 @@ class _Buffers:
             return [torch.empty(count, width, rows, dtype=dtype, device=device) for width in hidden]
 
         kept, scores = each(), torch.empty(count, outputs, rows, device=device)
+        spare = torch.empty(count * max(hidden, default=0) * rows, dtype=dtype, device=device)
         rounded = dtype != torch.float32
         return cls(
             kept=kept,
             values=each() if apart else kept,
             deltas=each(),
+            spare=[spare[: count * width * rows].view(count, width, rows) for width in hidden],
             logits=torch.empty(count, outputs, rows, dtype=dtype, device=device),
             scores=scores,
             logs=torch.empty_like(scores),

@@ -1,576 +1,160 @@
-"""One training job in one process: claim -> data -> network -> fit -> record -> finish."""
+"""A message's work in one process: claim -> train, alone or with others of its sweep."""
 
 import logging
-import os
-import platform
 import time
-from collections.abc import Callable, Hashable, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from contextlib import ExitStack
 from functools import partial
-from importlib.metadata import version
-from typing import Any, TypeVar
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from pydantic import ValidationError
 
-from service import answers
-from service.checkpoints import (
-    CorruptCheckpoint,
-    Snapshot,
-    decode_snapshot,
-    encode_state,
-    encode_weights,
-    sha256,
-)
-from service.data import datasets
-from service.data.digits import PREPROCESSING_VERSION
-from service.errors import NotFound, ServiceError, Unavailable
-from service.network import Network, rebuild
-from service.report import make as make_report
-from service.settings import Settings
-from service.spec import MAX_STEPS, TrainingSpec
-from service.store import attempts, checkpoints, models
-from service.store.attempts import Attempt, Curve, Point
-from service.store.checkpoints import Checkpoint, Damaged, Kept
-from service.store.database import Database
-from service.store.events import Telling
-from service.store.jobs import Job, JobLost, State
-from service.store.reports import Draft
+from service.errors import ServiceError
+from service.spec import TrainingSpec
+from service.store import attempts, sweeps, workers
+from service.store.attempts import Attempt
+from service.store.jobs import Job
 from service.versions import code_version
-from worker.budget import Trial, seconds_of, steps_within
-from worker.committee import fit
-from worker.device import (
-    Resident,
-    describe,
-    place,
-    precision_name,
-    resolve,
-    set_threads,
-    threads_for,
-)
-from worker.lease import Heartbeat, Lease
-from worker.leaving import Leaving
-from worker.training import Report
-
-POLL_SECONDS = 0.5  # between two looks at whether the job is to stop
-WRITE_SECONDS = 1.0  # between two writes of progress without figures
-FIGURES_SECONDS = 0.2  # and with figures
-POINTS_OF_A_RUN = 1000  # of the series that have a value at every step
-CURVES_OF_A_RUN = 1000  # of a regression: 1.3 kB each
-RETRY_SECONDS = 1.0
+from worker.attempt import Training
+from worker.device import set_threads, threads_for
+from worker.packed import Pack, kind
+from worker.process import Process
+from worker.training import Diverged
 
 log = logging.getLogger(__name__)
-T = TypeVar("T")
 
 
-class TeacherGone(ServiceError):
-    status, code, title = 409, "teacher_gone", "The teacher cannot be read any more"
-
-
-class MaxRuntime(ServiceError):
-    status, code, title = 409, "max_runtime", "The job ran out of its time"
-
-
-@dataclass
-class Process:
-    """What a training process has: built after the fork, used for one job after another."""
-
-    settings: Settings
-    db: Database
-    name: str
-    device: torch.device
-    threads: int
-    heartbeat: Heartbeat
-    leaving: Leaving  # set when the worker is told to stop
-    ring: Callable[[Job], None]
-    _resident: tuple[Hashable, Resident] | None = field(default=None, repr=False)
-
-    def train(self, job_id: str) -> None:
-        """Train a job to its end, unless the message came late or twice."""
-        if self.leaving.is_set():
-            return  # whoever comes next is rung for by the reconciler
-        claimed_at = time.monotonic()
-        job = attempts.claim(
-            self.db,
-            job_id,
-            worker=self.name,
-            device=self.heartbeat.device,
-            lease_seconds=self.settings.lease_seconds,
-            code_version=code_version(),
-        )
-        if job is None:
-            log.info("%s is not queued: nothing to do", job_id)
+def train(process: Process, job_id: str) -> None:
+    """Train a job to its end, unless the message came late or twice; and with it others that wait, if they are of
+    its sweep and their networks can be trained with its own."""
+    if process.leaving.is_set():
+        return  # whoever comes next is rung for by the reconciler
+    with ExitStack() as held:
+        first = _claimed(process, job_id, held)
+        if first is None:
             return
-        attempt = Attempt(job.id, job.attempt)
-        with self.heartbeat.holding(attempt, claimed_at=claimed_at) as lease:
-            try:
-                training = Training(self, job, lease)
-            except ValidationError as error:  # stored by a version with other rules
-                attempts.fail(self.db, attempt, code="spec_not_accepted", detail=str(error), runtime=0.0)
-            else:
-                training.run()
-
-    def data(self, spec: TrainingSpec, device: torch.device) -> Resident:
-        """The spec's dataset on the device; the last one used stays there."""
-        dataset = datasets.load(
-            spec.dataset, cache_dir=self.settings.cache_dir, data_dir=self.settings.data_dir
-        )
-        key = (spec.dataset, dataset.sha256, device)
-        if self._resident is None or self._resident[0] != key:
-            self._resident = (key, place(dataset, device))
-        return self._resident[1]
+        together = [first]
+        share = _share(process, first.job)
+        for other in _companions(process, first.job) if share > 1 else ():
+            claimed = _claimed(process, other, held)
+            together += [] if claimed is None else [claimed]
+            if len(together) == share:
+                break
+        if len(together) == 1:
+            first.run()
+        else:
+            Together(process, together).run()
 
 
-class Training:
-    """One attempt at one job."""
+def _claimed(process: Process, job_id: str, held: ExitStack) -> Training | None:
+    """An attempt at the job, whose lease is renewed while `held` is open. None if there is nothing to do."""
+    claimed_at = time.monotonic()
+    job = attempts.claim(
+        process.db,
+        job_id,
+        worker=process.name,
+        device=process.heartbeat.device,
+        lease_seconds=process.settings.lease_seconds,
+        code_version=code_version(),
+    )
+    if job is None:
+        log.info("%s is not queued: nothing to do", job_id)
+        return None
+    attempt = Attempt(job.id, job.attempt)
+    lease = held.enter_context(process.heartbeat.holding(attempt, claimed_at=claimed_at))
+    try:
+        return Training(process, job, lease)
+    except ValidationError as error:  # stored by a version with other rules
+        attempts.fail(process.db, attempt, code="spec_not_accepted", detail=str(error), runtime=0.0)
+        return None
 
-    def __init__(self, process: Process, job: Job, lease: Lease) -> None:
+
+def _share(process: Process, job: Job) -> int:
+    """How many of its sweep's jobs are taken with it, itself among them: of those that have not ended, as many as every
+    live worker may. Only a job that has never begun has company, since a pack begins at the first step."""
+    if job.sweep_id is None or job.attempt > 1:
+        return 1
+    unended = sweeps.unended(process.db, job.sweep_id)
+    share = -(-unended // max(1, workers.serving(process.db, job.queue)))
+    return min(process.settings.max_together, share)
+
+
+def _companions(process: Process, job: Job) -> Iterator[str]:
+    """Jobs of its sweep that wait, and can be trained with it."""
+    wanted = _kind_of(process, job)
+    if job.sweep_id is None or wanted is None:
+        return
+    for other in sweeps.waiting(process.db, job.sweep_id, queue=job.queue, priority=job.priority):
+        if _kind_of(process, other) == wanted:
+            yield other.id
+
+
+def _kind_of(process: Process, job: Job) -> Hashable | None:
+    try:
+        spec = TrainingSpec.model_validate(job.spec)
+        return kind(spec, process.device_for(spec))
+    except (ValidationError, ServiceError):
+        return None
+
+
+class Together:
+    """Attempts at jobs of one sweep whose networks are trained together. Each is what it would be alone: a job that
+    ends, fails, is stopped or lost leaves, and the others go on."""
+
+    def __init__(self, process: Process, trainings: Sequence[Training]) -> None:
         self._process = process
-        self._db = process.db
-        self._job = job
-        self._lease = lease
-        self._attempt = lease.attempt
-        self._spec = TrainingSpec.model_validate(job.spec)
-        self._record: Record  # once the number of steps is known
-        self._began = time.monotonic()
-        self._newest: Report | None = None
-        self._saved_at = self._polled_at = -float("inf")
-        self._saved: Checkpoint | None = None
-        self._dataset_sha256 = ""
-        self._precision = ""
-
-    @property
-    def _runtime(self) -> float:
-        return time.monotonic() - self._began
+        self._held = dict(enumerate(trainings))
+        # seconds of training: what they did together counts for each by its share, the rest for whose it was
+        self._shared, self._own = 0.0, [0.0] * len(trainings)
+        self._since = time.monotonic()
 
     def run(self) -> None:
-        """Train, and leave the job in one of its states whatever happens; a job that is no longer ours is
-        left alone."""
         try:
             self._train()
-        except JobLost as lost:
-            log.warning("%s", lost.detail)
-        except (torch.OutOfMemoryError, MemoryError) as error:
-            log.warning("%s ran out of memory", self._job.id)
-            self._fail("out_of_memory", f"{error}: use a smaller batch_size or narrower layers")
-        except ServiceError as error:
-            log.warning("%s failed: %s", self._job.id, error.detail)
-            self._fail(error.code, error.detail)
+        except (torch.OutOfMemoryError, MemoryError):
+            log.warning("%d jobs ran out of memory together: each will be trained alone", len(self._held))
+            for number, training in self._held.items():
+                training.count(self._seconds(number))
+                training.in_hand(training.release)
         except Exception as error:
-            log.exception("%s failed", self._job.id)
-            self._fail("internal_error", f"{type(error).__name__}: {error}")
-
-    def _fail(self, code: str, detail: str) -> None:
-        try:
-            if self._newest is not None:
-                self._write_rest(self._newest)  # the last figures tell most of why
-        except Exception:
-            log.exception("the last figures of %s are lost", self._job.id)
-        try:
-            self._patiently(
-                lambda: attempts.fail(
-                    self._db, self._attempt, code=code, detail=detail, runtime=self._runtime
-                )
-            )
-        except JobLost as lost:
-            log.warning("%s", lost.detail)
+            log.exception("%d jobs failed together", len(self._held))
+            for number, training in self._held.items():
+                training.count(self._seconds(number))
+                training.in_hand(_raising(error))
 
     def _train(self) -> None:
-        device = self._process.device if self._spec.device != "cpu" else resolve("cpu")
-        if self._spec.device == "cuda" and device.type != "cuda":
-            resolve("cuda")
-        set_threads(threads_for(self._spec, self._process.threads))
-        data = self._process.data(self._spec, device)
-        self._dataset_sha256 = data.dataset.sha256
-        teacher = self._patiently(lambda: teacher_of(self._db, self._spec))
-        planned = self._planned(data, device, teacher)
-        if planned is None:
-            return
-        self._spec, self._record = planned, Record(planned)
-        self._precision = precision_name(self._spec, device)
-        resume = self._patiently(self._resume)
-        for report in fit(self._spec, data, device=device, resume=resume, teacher=teacher):
-            state = self._note(report)
-            if report.outcome is not None:
-                self._finish(report, data)
-                return
-            if report.checkpoint_due:
-                self._save_if_time(report)
-            if self._stopped(report, state):
-                return
+        specs = [training.spec for training in self._held.values()]
+        set_threads(threads_for(specs[0], self._process.threads, together=len(specs)))
+        data = self._process.data(specs[0])
+        pack = Pack(specs, data, device=data.device)
+        for number, training in list(self._held.items()):
+            self._keep(number, pack, partial(training.begin, training.spec, data, together=len(specs)))
+        for number, report in pack:
+            training = self._held[number]
+            self._keep(
+                number,
+                pack,
+                _raising(report) if isinstance(report, Diverged) else partial(training.take, report),
+            )
 
-    def _planned(self, data: Resident, device: torch.device, teacher: Network | None) -> TrainingSpec | None:
-        """The spec with its number of steps: for a `budget_seconds` as many as fit into it at the speed that is
-        measured here, once for all attempts. None if the job was stopped meanwhile."""
-        budget, known = self._spec.budget_seconds, (self._job.progress or {}).get("steps")
-        if budget is None:
-            return self._spec
-        if known is not None:
-            return self._spec.with_steps(known)
+    def _keep(self, number: int, pack: Pack, work: Callable[[], bool]) -> None:
+        """Do a job's work, after which it may leave."""
         began = time.monotonic()
-        trial = Trial(self._spec, data, device=device, teacher=teacher)
-        for report in trial:
-            if self._stopped_in_trial(report):
-                return None
-        speed = trial.speed(report=_seconds_to_note(report), checkpoint=self._seconds_to_store(report))
-        left = budget - (time.monotonic() - began)
-        planned = self._spec.with_steps(steps_within(self._spec, speed, left))
-        self._tell_plan(planned, seconds_of(planned, speed))
-        return planned
+        self._shared += (began - self._since) / len(self._held)
+        training = self._held[number]
+        training.count(self._seconds(number))
+        if not training.in_hand(work):
+            del self._held[number]
+            pack.leave(number)
+        self._since = time.monotonic()
+        self._own[number] += self._since - began
 
-    def _stopped_in_trial(self, report: Report) -> bool:
-        """Whether the job is to stop before it has begun, and then that has been done: nothing is left of it."""
-        if self._lease.lost:
-            raise JobLost(f"the lease of {self._job.id} ran out")
-        if self._process.leaving.is_set():
-            self._release()
-            return True
-        if report.step and time.monotonic() - self._polled_at < POLL_SECONDS:
-            return False
-        self._polled_at = time.monotonic()
-        state = self._patiently(lambda: attempts.state(self._db, self._attempt))
-        if state == "cancelling":
-            self._cancelled()
-            return True
-        return state == "pausing" and self._paused()
-
-    def _seconds_to_store(self, report: Report) -> float:
-        """What a checkpoint takes. Nothing names these bytes: they are collected as garbage."""
-        began = time.monotonic()
-        for data in self._encoded(report.snapshot()):
-            self._patiently(partial(checkpoints.write_blob, self._db, data))
-        return time.monotonic() - began
-
-    def _tell_plan(self, planned: TrainingSpec, seconds: float) -> None:
-        """Let the job show the steps, from which later attempts have them too."""
-        plan = planned.plan
-        progress = {
-            "step": 0,
-            "steps": plan.steps,
-            "epoch": 0.0,
-            "epochs": plan.epochs,
-            "eta_seconds": seconds,
-        }
-        said = (
-            f"{plan.steps:,} steps, {plan.epochs:.4g} epochs, fit into {self._spec.budget_seconds:g} seconds"
-        )
-        told: Telling = ("log", {"message": said})
-        self._patiently(lambda: attempts.tell(self._db, self._attempt, told, values={"progress": progress}))
-
-    def _resume(self) -> Snapshot | None:
-        """The newest whole checkpoint of an earlier attempt."""
-        if self._job.attempt == 1:
-            return None
-        for header, weights, state in checkpoints.resumable(self._db, self._job.id):
-            try:
-                snapshot = decode_snapshot(weights, state)
-            except CorruptCheckpoint as error:
-                told = {"code": "checkpoint_damaged", "id": header.id, "detail": str(error)}
-                attempts.tell(self._db, self._attempt, ("warning", told))
-                continue
-            self._saved = header
-            told = {"message": f"going on from step {header.step:,}", "checkpoint_id": header.id}
-            attempts.tell(self._db, self._attempt, ("log", told))
-            return snapshot
-        return None
-
-    def _note(self, report: Report) -> State | None:
-        """Take the report in, and write when it is time. Returns the job's state when it was looked at."""
-        if self._lease.lost:
-            raise JobLost(f"the lease of {self._job.id} ran out")
-        self._newest = report
-        self._record.take(report)
-        if self._record.write_due(report):
-            return self._write(report)
-        if self._record.poll_due():
-            return self._patiently(lambda: attempts.state(self._db, self._attempt))
-        return None
-
-    def _write(self, report: Report) -> State:
-        progress, points, figures, curves = self._record.hand_over(report)
-        return self._patiently(
-            lambda: attempts.write_progress(
-                self._db,
-                self._attempt,
-                progress=progress | {"precision": self._precision},
-                points=points,
-                figures=figures,
-                curves=curves,
-                dataset_sha256=self._dataset_sha256,
-            )
-        )
-
-    def _write_rest(self, report: Report) -> None:
-        """What has not been written yet, before something after which nobody would: a run that goes on from a
-        checkpoint does not take the steps before it again."""
-        if self._record.pending:
-            self._write(report)
-
-    def _stopped(self, report: Report, state: State | None) -> bool:
-        """Whether the job is to stop here, and then everything for it has been done."""
-        if state == "cancelling":
-            self._write_rest(report)
-            self._cancelled()
-            return True
-        if state == "pausing":
-            self._save(report, "paused")
-            return self._paused()
-        if self._process.leaving.is_set():
-            self._save(report, "released")
-            self._release()
-            return True
-        limit = self._spec.max_runtime_seconds
-        if limit is not None and self._job.runtime_seconds + self._runtime > limit:
-            self._save(report, "released")
-            raise MaxRuntime(
-                f"{limit:g} seconds of training are over at step {report.step:,}: raise max_runtime_seconds"
-            )
-        return False
-
-    def _paused(self) -> bool:
-        return self._patiently(lambda: attempts.paused(self._db, self._attempt, runtime=self._runtime))
-
-    def _release(self) -> None:
-        job = self._patiently(lambda: attempts.release(self._db, self._attempt, runtime=self._runtime))
-        if job.state == "queued":
-            self._process.ring(job)
-
-    def _finish(self, report: Report, data: Resident) -> None:
-        header, weights = self._store(report, "final")
-        draft = self._evaluated(weights, data)
-        model = self._patiently(
-            lambda: models.finish(
-                self._db,
-                self._attempt,
-                header,
-                preprocessing=PREPROCESSING_VERSION,
-                dataset_sha256=self._dataset_sha256,
-                provenance=provenance(self._spec, data.device, report),
-                runtime=self._runtime,
-                report=draft,
-            )
-        )
-        if model is None:
-            self._cancelled()
-            return
-        log.info("%s succeeded: model version %d", self._job.id, model.version)
-        self._prune()
-
-    def _evaluated(self, weights: bytes, data: Resident) -> Draft | None:
-        """The job's report, of the weights that it ends with. Hours of training do not hang on it: the weights
-        are stored, and a job whose report fails has its model without one, with a warning that says so."""
-        try:
-            made = make_report(weights, data.dataset, device=data.device, preset=self._job.preset)
-            return Draft(made.data, None if made.answers is None else answers.encode(made.answers))
-        except Exception as error:
-            log.exception("%s has no report", self._job.id)
-            told = {"code": "report_failed", "detail": f"{type(error).__name__}: {error}"}
-        self._patiently(lambda: attempts.tell(self._db, self._attempt, ("warning", told)))
-        return None
-
-    def _cancelled(self) -> None:
-        self._patiently(lambda: attempts.cancelled(self._db, self._attempt, runtime=self._runtime))
-
-    def _save_if_time(self, report: Report) -> None:
-        policy = self._spec.checkpoints
-        if policy.keep == "all" or time.monotonic() - self._saved_at >= policy.min_seconds:
-            self._save(report, "scheduled")
-            self._prune()
-
-    def _prune(self) -> None:
-        try:
-            checkpoints.prune(self._db, self._job.id, self._kept)
-        except ServiceError as error:  # the next checkpoint's pruning makes up for it
-            log.warning("old checkpoints of %s stay for now: %s", self._job.id, error.detail)
-
-    def _save(self, report: Report, reason: checkpoints.Reason) -> Checkpoint:
-        """Store the run as it stands; a step that is stored already is not stored twice."""
-        if self._saved is not None and self._saved.step == report.step:
-            return self._saved
-        return self._store(report, reason)[0]
-
-    def _store(self, report: Report, reason: checkpoints.Reason) -> tuple[Checkpoint, bytes]:
-        """The stored checkpoint, and its weights file."""
-        self._write_rest(report)
-        snapshot = report.snapshot()
-        weights, state = self._encoded(snapshot)
-        self._saved = self._patiently(
-            lambda: checkpoints.save(
-                self._db,
-                self._attempt,
-                step=snapshot.step,
-                epoch=snapshot.epoch,
-                reason=reason,
-                metrics=report.metrics,
-                spec=self._job.spec,
-                weights=weights,
-                state=state,
-            )
-        )
-        self._saved_at = time.monotonic()
-        return self._saved, weights
-
-    def _encoded(self, snapshot: Snapshot) -> tuple[bytes, bytes]:
-        """The weights file and the state file."""
-        weights = encode_weights(snapshot, self._spec, preprocessing=PREPROCESSING_VERSION)
-        return weights, encode_state(snapshot, self._spec, weights_sha256=sha256(weights))
-
-    @property
-    def _kept(self) -> Kept:
-        policy = self._spec.checkpoints
-        best_by = None
-        if self._spec.dataset.validation:
-            best_by = "validation_loss" if self._spec.task_name == "regression" else "validation_accuracy"
-        return Kept(policy.keep == "all", policy.newest, best_by)
-
-    def _patiently(self, write: Callable[[], T]) -> T:
-        """Write, trying again while the database is busy or away, as long as the lease can last."""
-        while True:
-            try:
-                return write()
-            except Unavailable as error:
-                if self._lease.lost:
-                    raise JobLost(f"the lease of {self._job.id} ran out: {error.detail}") from error
-                log.warning("%s: %s; trying again", self._job.id, error.detail)
-                time.sleep(RETRY_SECONDS)
+    def _seconds(self, number: int) -> float:
+        return self._shared + self._own[number]
 
 
-class Record:
-    """What there is to write about a run, kept until it is time to."""
+def _raising(error: Exception) -> Callable[[], bool]:
+    def fail() -> bool:
+        raise error
 
-    def __init__(self, spec: TrainingSpec) -> None:
-        self._plan = spec.plan
-        self._stride = -(-self._plan.steps // POINTS_OF_A_RUN)
-        self._curve_stride = -(-self._plan.steps // CURVES_OF_A_RUN)
-        self._curve_part: int | None = None  # of the strides, that of the last curve kept
-        self._points: list[Point] = []
-        self._figures: list[Mapping[str, Any]] = []
-        self._curves: list[Curve] = []
-        self._written_at = time.monotonic()
-        self._polled_at = time.monotonic()
-        self._first: tuple[int, float] | None = None  # step and time at the start of this attempt
-        self._opened = False
-
-    @property
-    def pending(self) -> bool:
-        """Whether points, figures or curves wait to be written."""
-        return bool(self._points or self._figures or self._curves)
-
-    def take(self, report: Report) -> None:
-        """Keep the report's points: figures always, what has a value at every step thinned evenly, and curves
-        likewise."""
-        if self._first is None:
-            self._first = (report.step, time.monotonic())
-        if report.step and (report.step % self._stride == 0 or report.step == self._plan.steps):
-            self._points.append(Point("batch_loss", report.step, report.epoch, report.loss))
-            self._points.append(Point("learning_rate", report.step, report.epoch, report.learning_rate))
-        # an earlier step that was restored has its own points already
-        if report.metrics and report.restored_step in (None, report.step):
-            for name, value in report.metrics.items():
-                self._points.append(Point(name, report.step, report.epoch, value))
-            self._figures.append(
-                {"step": report.step, "epoch": report.epoch, "metrics": dict(report.metrics)}
-            )
-        if report.curve is not None:
-            self._take_curve(report, report.curve)
-
-    def _take_curve(self, report: Report, outputs: NDArray[np.float32]) -> None:
-        """The first of each stride, that after the first step, and the last. An attempt that goes on amid a
-        stride may add one to it."""
-        part = report.step // self._curve_stride
-        if part == self._curve_part and report.step > 1 and report.outcome is None:
-            return
-        self._curve_part = part
-        # of an earlier step that was restored, it may have been passed over
-        step = report.step if report.restored_step is None else report.restored_step
-        self._curves.append(Curve(step, self._plan.epoch_of(step), outputs))
-
-    def write_due(self, report: Report) -> bool:
-        elapsed = time.monotonic() - self._written_at
-        return (
-            report.step == 1
-            or report.outcome is not None
-            or elapsed >= (FIGURES_SECONDS if self._figures else WRITE_SECONDS)
-        )
-
-    def poll_due(self) -> bool:
-        if time.monotonic() - self._polled_at < POLL_SECONDS:
-            return False
-        self._polled_at = time.monotonic()
-        return True
-
-    def hand_over(
-        self, report: Report
-    ) -> tuple[dict[str, Any], list[Point], list[Mapping[str, Any]], list[Curve]]:
-        """Progress, points, figures and curves to write now."""
-        points, figures, curves = self._points, self._figures, self._curves
-        if report.step == 1 and not figures and report.outcome is None and not self._opened:
-            self._opened = True
-            points = []  # the first word, that it trains, is the shortest: they come with the next
-        else:
-            self._points, self._figures, self._curves = [], [], []
-        self._written_at = self._polled_at = time.monotonic()
-        return self._progress(report), points, figures, curves
-
-    def _progress(self, report: Report) -> dict[str, Any]:
-        assert self._first is not None
-        first_step, first_time = self._first
-        seconds = time.monotonic() - first_time
-        steps_a_second = (report.step - first_step) / seconds if seconds > 0 else 0.0
-        left = self._plan.steps - report.step if report.outcome is None else 0
-        return {
-            "step": report.step,
-            "steps": self._plan.steps,
-            "epoch": report.epoch,
-            "epochs": self._plan.epochs,
-            "loss": report.loss,
-            "images_per_second": steps_a_second * self._plan.examples / self._plan.steps_per_pass,
-            "eta_seconds": left / steps_a_second if steps_a_second else None,
-        }
-
-
-def _seconds_to_note(report: Report) -> float:
-    """What a report without figures takes beyond its step, most of which a small network on a GPU would notice."""
-    record, ordinary = Record(TrainingSpec(steps=MAX_STEPS)), replace(report, metrics={}, curve=None)
-    began = time.monotonic()
-    for _ in range(1000):
-        record.take(ordinary)
-        if not record.write_due(ordinary):
-            record.poll_due()
-    return (time.monotonic() - began) / 1000
-
-
-def teacher_of(db: Database, spec: TrainingSpec) -> Network | None:
-    """The trained network that the spec's distillation names, on the CPU. Raises TeacherGone."""
-    if spec.distillation is None:
-        return None
-    teacher = spec.distillation.teacher
-    try:
-        header = checkpoints.get(db, models.resolve(db, teacher).checkpoint_id)
-        return rebuild(checkpoints.weights(db, header))
-    except (NotFound, Damaged, CorruptCheckpoint) as error:
-        raise TeacherGone(
-            f"the teacher {teacher} cannot be read ({error}): name another model in distillation.teacher"
-        ) from error
-
-
-def provenance(spec: TrainingSpec, device: torch.device, report: Report) -> dict[str, Any]:
-    """Where a model comes from, so that it can be made again."""
-    return {
-        "device": describe(device),
-        "precision": precision_name(spec, device),
-        "seed": spec.seed,
-        "threads": torch.get_num_threads(),
-        "outcome": report.outcome,
-        "restored_step": report.restored_step,
-        "versions": {
-            "numeral": version("numeral"),
-            "code": code_version(),
-            "torch": str(torch.__version__),
-            "numpy": version("numpy"),
-            "python": platform.python_version(),
-        },
-        "host_cpus": os.cpu_count(),
-    }
+    return fail

@@ -77,7 +77,7 @@ def answers(db: Database, found: Report) -> bytes:
 
 def curves(db: Database, job_id: str, *, at_most: int) -> list[Curve]:
     """What a regression predicted over its test grid, by step; thinned evenly to at most so many (at least
-    2), first and last kept. A worker stores about `worker.tasks.CURVES_OF_A_RUN` of a run."""
+    2), first and last kept. A worker stores about `worker.record.CURVES_OF_A_RUN` of a run."""
     return _curves(db, job_id, _thinned(job_id, at_most))
 
 

@@ -239,6 +239,28 @@ def _member(row: Any) -> MemberRow:
     )
 
 
+def unended(db: Database, sweep_id: str) -> int:
+    """How many of its jobs wait or are trained."""
+    there = job.c.state.in_(("queued", *ACTIVE))
+    query = select(func.count()).where(job.c.sweep_id == sweep_id, there, job.c.deleted_at.is_(None))
+    with db.read() as connection:
+        return connection.execute(query).scalar_one()
+
+
+def waiting(db: Database, sweep_id: str, *, queue: str, priority: int) -> list[Job]:
+    """Its jobs that wait in that queue with that priority and have never begun, in the order of their numbers."""
+    query = select(job).where(
+        job.c.sweep_id == sweep_id,
+        job.c.state == "queued",
+        job.c.attempt == 0,
+        job.c.queue == queue,
+        job.c.priority == priority,
+        job.c.deleted_at.is_(None),
+    )
+    with db.read() as connection:
+        return [Job.of(row) for row in connection.execute(query.order_by(job.c.id))]
+
+
 def cancel(db: Database, sweep_id: str) -> tuple[Sweep, bool]:
     """Ask for all members to end, as `jobs.cancel` does for one; those that have ended stay as they are.
     Returns the sweep and whether anything changed. Raises NotFound."""

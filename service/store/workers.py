@@ -48,6 +48,11 @@ def alive(db: Database) -> list[Worker]:
         ]
 
 
+def serving(db: Database, queue: str) -> int:
+    """How many live workers take jobs of the queue."""
+    return sum(queue in one.queues.split(",") for one in alive(db))
+
+
 def queue_for(device: str) -> str | ColumnElement[str]:
     """Where a job of that device waits, `gpu` or `cpu`, as SQL to go into the statement that stores it:
     `auto` goes to a GPU if a live worker has one."""

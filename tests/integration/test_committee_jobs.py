@@ -19,8 +19,9 @@ from service.store.database import Database
 from service.store.jobs import Job
 from tests.conftest import mnist_folder
 from tests.integration.test_tasks import StillHeart, at_step
+from worker import tasks
 from worker.leaving import Leaving
-from worker.tasks import Process
+from worker.process import Process
 
 SPEC: dict[str, Any] = {
     "dataset": {"examples": 300},
@@ -53,7 +54,7 @@ def submit(process: Process, **changes: Any) -> str:
 
 def trained(process: Process, **changes: Any) -> Job:
     job_id = submit(process, **changes)
-    process.train(job_id)
+    tasks.train(process, job_id)
     job = jobs.get(process.db, job_id)
     assert job.state == "succeeded", job.error
     return job
@@ -92,10 +93,10 @@ def test_a_committee_that_is_interrupted_ends_with_the_same_file(
     undisturbed = trained(process)
     job_id = submit(process)
     at_step(monkeypatch, 23, process.leaving.set)
-    process.train(job_id)
+    tasks.train(process, job_id)
     assert jobs.get(process.db, job_id).state == "queued"
     process.leaving = Leaving()
-    process.train(job_id)
+    tasks.train(process, job_id)
     resumed = jobs.get(process.db, job_id)
     assert (resumed.state, resumed.attempt) == ("succeeded", 2)
     assert resumed.weights_sha256 == undisturbed.weights_sha256
@@ -127,9 +128,9 @@ def test_a_student_that_is_interrupted_ends_with_the_same_file(
     undisturbed = trained(process, **changes)
     job_id = submit(process, **changes)
     at_step(monkeypatch, 23, process.leaving.set)
-    process.train(job_id)
+    tasks.train(process, job_id)
     process.leaving = Leaving()
-    process.train(job_id)
+    tasks.train(process, job_id)
     assert jobs.get(process.db, job_id).weights_sha256 == undisturbed.weights_sha256
 
 
@@ -142,7 +143,7 @@ def test_a_teacher_that_is_gone_fails_the_job_and_says_what_to_do(process: Proce
             connection.execute(delete(tables.model))
         else:
             connection.execute(update(tables.chunk).values(data=b"x"))
-    process.train(job_id)
+    tasks.train(process, job_id)
     job = jobs.get(process.db, job_id)
     assert job.state == "failed"
     assert job.error is not None

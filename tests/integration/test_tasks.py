@@ -20,10 +20,12 @@ from service.spec import TrainingSpec
 from service.store import attempts, checkpoints, events, jobs, metrics, models, reports, schema, tables
 from service.store.attempts import Attempt
 from service.store.database import Database
-from worker import device, tasks
+from worker import attempt, device, record, tasks
+from worker.attempt import Training
 from worker.lease import Lease
 from worker.leaving import Leaving
-from worker.tasks import Process, Record, Training
+from worker.process import Process
+from worker.record import Record
 from worker.training import Report
 
 SPEC: dict[str, Any] = {
@@ -91,12 +93,12 @@ def failing_once(monkeypatch: pytest.MonkeyPatch, module: Any, name: str) -> Non
         return works(*given, **named)
 
     monkeypatch.setattr(module, name, called)
-    monkeypatch.setattr(tasks, "RETRY_SECONDS", 0.01)
+    monkeypatch.setattr(attempt, "RETRY_SECONDS", 0.01)
 
 
 @pytest.fixture
 def looks_always(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tasks, "POLL_SECONDS", 0.0)
+    monkeypatch.setattr(record, "POLL_SECONDS", 0.0)
 
 
 @pytest.mark.usefixtures("looks_always")
@@ -109,7 +111,7 @@ def test_a_busy_database_fails_no_job_that_stops(
     job_id = submit(process)
     at_step(monkeypatch, 20, lambda: ask(process.db, job_id))
     failing_once(monkeypatch, attempts, write)
-    process.train(job_id)
+    tasks.train(process, job_id)
     assert jobs.get(process.db, job_id).state == becomes
 
 
@@ -122,10 +124,10 @@ def test_a_busy_database_fails_no_job_that_leaves_or_goes_on(
     job_id = submit(process, checkpoints={"every_steps": 10, "min_seconds": 0})
     at_step(monkeypatch, 20, process.leaving.set)
     failing_once(monkeypatch, module, write)
-    process.train(job_id)
+    tasks.train(process, job_id)
     assert jobs.get(process.db, job_id).state == "queued"
     process.leaving = Leaving()
-    process.train(job_id)
+    tasks.train(process, job_id)
     assert jobs.get(process.db, job_id).state == "succeeded"
 
 
@@ -134,10 +136,10 @@ def test_a_job_handed_back_and_taken_up_again_has_a_series_without_a_gap(
 ) -> None:
     job_id = submit(process)
     at_step(monkeypatch, 20, process.leaving.set)
-    process.train(job_id)
+    tasks.train(process, job_id)
     assert steps_of(process, job_id) == list(range(1, 21))
     process.leaving = Leaving()
-    process.train(job_id)
+    tasks.train(process, job_id)
     assert steps_of(process, job_id) == list(range(1, 301))
 
 
@@ -154,7 +156,7 @@ def warm() -> None:
 def test_a_budget_is_turned_into_steps_once(process: Process, monkeypatch: pytest.MonkeyPatch) -> None:
     job_id = submit(process, **BUDGET)
     at_step(monkeypatch, 20, process.leaving.set)
-    process.train(job_id)
+    tasks.train(process, job_id)
     job = jobs.get(process.db, job_id)
     assert job.state == "queued"
     assert job.progress is not None
@@ -162,8 +164,8 @@ def test_a_budget_is_turned_into_steps_once(process: Process, monkeypatch: pytes
     assert steps > 20
 
     process.leaving = Leaving()
-    monkeypatch.setattr(tasks, "Trial", None)  # another would not be the same
-    process.train(job_id)
+    monkeypatch.setattr(attempt, "Trial", None)  # another would not be the same
+    tasks.train(process, job_id)
     job = jobs.get(process.db, job_id)
     assert (job.state, job.progress and job.progress["step"]) == ("succeeded", steps)
     assert (job.spec["budget_seconds"], job.spec["steps"]) == (1.0, None)
@@ -181,8 +183,8 @@ def test_the_steps_are_known_before_the_first_checkpoint(
 ) -> None:
     """A worker that dies between the two must not begin another schedule."""
     job_id = submit(process, **BUDGET)
-    monkeypatch.setattr(tasks, "fit", lambda *_, **__: iter(()))
-    process.train(job_id)
+    monkeypatch.setattr(attempt, "fit", lambda *_, **__: iter(()))
+    tasks.train(process, job_id)
     progress = jobs.get(process.db, job_id).progress
     assert progress is not None
     assert progress["step"] == 0
@@ -195,7 +197,7 @@ def test_a_job_can_be_stopped_while_its_speed_is_measured(
     process: Process, monkeypatch: pytest.MonkeyPatch, ask: Any, becomes: str
 ) -> None:
     job_id = submit(process, **BUDGET)
-    monkeypatch.setattr(tasks, "fit", None)  # it never begins
+    monkeypatch.setattr(attempt, "fit", None)  # it never begins
     stopped = Training._stopped_in_trial
 
     def asked(training: Training, report: Report) -> bool:
@@ -205,7 +207,7 @@ def test_a_job_can_be_stopped_while_its_speed_is_measured(
         return stopped(training, report)
 
     monkeypatch.setattr(Training, "_stopped_in_trial", asked)
-    process.train(job_id)
+    tasks.train(process, job_id)
     job = jobs.get(process.db, job_id)
     assert (job.state, job.progress and job.progress["steps"]) == (becomes, None)
 
@@ -221,13 +223,13 @@ def test_a_worker_that_leaves_while_it_measures_hands_the_job_back(
         return encode(training, report)
 
     monkeypatch.setattr(Training, "_stopped_in_trial", leaves)
-    process.train(job_id)
+    tasks.train(process, job_id)
     assert jobs.get(process.db, job_id).state == "queued"
 
 
 def test_a_budget_that_is_too_small_fails_the_job_and_says_why(process: Process) -> None:
     job_id = submit(process, **BUDGET, schedule={"name": "cosine", "warmup_steps": 10**8})
-    process.train(job_id)
+    tasks.train(process, job_id)
     job = jobs.get(process.db, job_id)
     assert job.error is not None
     assert job.error["code"] == "budget_too_small"
@@ -237,7 +239,7 @@ def test_a_budget_that_is_too_small_fails_the_job_and_says_why(process: Process)
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 def test_a_job_and_its_model_say_what_the_products_ran_in(process: Process, precision: str) -> None:
     job_id = submit(process, precision=precision, steps=3)
-    process.train(job_id)
+    tasks.train(process, job_id)
     job = jobs.get(process.db, job_id)
     assert job.progress is not None
     assert job.progress["precision"] == precision
@@ -247,7 +249,7 @@ def test_a_job_and_its_model_say_what_the_products_ran_in(process: Process, prec
 
 def test_what_a_run_saw_before_it_diverged_is_stored(process: Process) -> None:
     job_id = submit(process, optimizer={"name": "sgd", "learning_rate": 50.0}, evaluation={"every_steps": 1})
-    process.train(job_id)
+    tasks.train(process, job_id)
     job = jobs.get(process.db, job_id)
     assert job.error is not None
     assert job.error["code"] == "diverged"
@@ -263,7 +265,7 @@ def test_the_last_figures_are_in_the_series_when_they_are_the_best(process: Proc
     job_id = submit(
         process, dataset=dataset, early_stopping=stopping, steps=30, evaluation={"every_steps": 10}
     )
-    process.train(job_id)
+    tasks.train(process, job_id)
     job = jobs.get(process.db, job_id)
     assert job.state == "succeeded"
     assert steps_of(process, job_id, "validation_loss")[-3:] == [10, 20, 30]
@@ -273,7 +275,7 @@ def test_a_spec_that_is_not_accepted_any_more_fails_its_job(process: Process) ->
     job_id = submit(process)
     with process.db.write() as connection:
         connection.execute(update(tables.job).values(spec={**SPEC, "steps": -1}))
-    process.train(job_id)
+    tasks.train(process, job_id)
     job = jobs.get(process.db, job_id)
     assert job.state == "failed"
     assert job.error is not None
@@ -290,11 +292,11 @@ def test_a_lease_that_is_lost_leaves_the_job_to_the_next(
         lambda: attempts.worker_lost(process.db, Attempt(job_id, 1), reason="lease_expired"),
     )
     with caplog.at_level(logging.WARNING):
-        process.train(job_id)
+        tasks.train(process, job_id)
     job = jobs.get(process.db, job_id)
     assert (job.state, job.crashes) == ("queued", 1)
     assert "does not hold" in caplog.text
-    process.train(job_id)
+    tasks.train(process, job_id)
     assert jobs.get(process.db, job_id).state == "succeeded"
 
 
@@ -303,10 +305,10 @@ def test_a_job_handed_back_and_taken_up_again_has_every_curve_once(
 ) -> None:
     job_id = submit(process, steps=60, evaluation={"every_steps": 10, "initial": True})
     at_step(monkeypatch, 25, process.leaving.set)
-    process.train(job_id)
+    tasks.train(process, job_id)
     assert [one.step for one in curves_of(process, job_id)] == [0, 10, 20]
     process.leaving = Leaving()
-    process.train(job_id)
+    tasks.train(process, job_id)
     found = curves_of(process, job_id)
     assert [one.step for one in found] == [0, 10, 20, 30, 40, 50, 60]
     series = steps_of(process, job_id, "test_loss")
@@ -322,25 +324,25 @@ def test_a_job_handed_back_and_taken_up_again_has_every_curve_once(
 def test_a_run_keeps_only_so_many_curves(
     process: Process, monkeypatch: pytest.MonkeyPatch, initial: bool
 ) -> None:
-    monkeypatch.setattr(tasks, "CURVES_OF_A_RUN", 10)
+    monkeypatch.setattr(record, "CURVES_OF_A_RUN", 10)
     job_id = submit(process, steps=95, evaluation={"every_steps": 1, "initial": initial})
-    process.train(job_id)
+    tasks.train(process, job_id)
     kept = [one.step for one in curves_of(process, job_id)]
     assert kept == [*([0] if initial else []), 1, *range(10, 95, 10), 95]
     assert len(steps_of(process, job_id, "test_loss")) == 95 + initial, "figures are kept all"
 
 
 def test_figures_seldom_taken_keep_their_curves(process: Process, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tasks, "CURVES_OF_A_RUN", 10)
+    monkeypatch.setattr(record, "CURVES_OF_A_RUN", 10)
     job_id = submit(process, steps=95, evaluation={"every_steps": 13})
-    process.train(job_id)
+    tasks.train(process, job_id)
     assert [one.step for one in curves_of(process, job_id)] == [*range(13, 95, 13), 95]
 
 
 def test_the_last_curve_is_of_the_weights_that_early_stopping_put_back(
     process: Process, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(tasks, "CURVES_OF_A_RUN", 1)
+    monkeypatch.setattr(record, "CURVES_OF_A_RUN", 1)
     job_id = submit(
         process,
         dataset={"name": "simulated", "examples": 50, "validation": 10},
@@ -349,7 +351,7 @@ def test_the_last_curve_is_of_the_weights_that_early_stopping_put_back(
         steps=3000,
         evaluation={"every_steps": 1},
     )
-    process.train(job_id)
+    tasks.train(process, job_id)
     (model,), _ = models.page(process.db, limit=9)
     report = reports.find(process.db, job_id)
     assert report is not None
@@ -369,9 +371,9 @@ def test_the_report_is_made_of_the_bytes_that_are_stored(
         encoded.append(encode_weights(*given, **named))
         return encoded[-1]
 
-    monkeypatch.setattr(tasks, "encode_weights", encode)
+    monkeypatch.setattr(attempt, "encode_weights", encode)
     job_id = submit(process, checkpoints={"every_epochs": None})
-    process.train(job_id)
+    tasks.train(process, job_id)
     report = reports.find(process.db, job_id)
     assert report is not None
     assert [sha256(one) for one in encoded] == [report.data["weights_sha256"]]
@@ -393,7 +395,7 @@ def test_the_report_is_of_the_weights_that_early_stopping_put_back(process: Proc
         steps=3000,
         evaluation={"every_steps": 1},
     )
-    process.train(job_id)
+    tasks.train(process, job_id)
     job, report = jobs.get(process.db, job_id), reports.find(process.db, job_id)
     assert report is not None
     (model,), _ = models.page(process.db, limit=9)
@@ -409,9 +411,9 @@ def test_a_report_that_fails_leaves_the_model_and_a_warning(
     def failing(*_: Any, **__: Any) -> None:
         raise RuntimeError("no room for figures")
 
-    monkeypatch.setattr(tasks, "make_report", failing)
+    monkeypatch.setattr(attempt, "make_report", failing)
     job_id = submit(process)
-    process.train(job_id)
+    tasks.train(process, job_id)
     job = jobs.get(process.db, job_id)
     assert job.state == "succeeded"
     assert job.model_id is not None
@@ -428,9 +430,9 @@ def test_a_cancel_while_the_report_is_made_wins(process: Process, monkeypatch: p
         jobs.cancel(process.db, job_id)
         return make_report(*given, **named)
 
-    monkeypatch.setattr(tasks, "make_report", cancelled)
+    monkeypatch.setattr(attempt, "make_report", cancelled)
     job_id = submit(process)
-    process.train(job_id)
+    tasks.train(process, job_id)
     assert jobs.get(process.db, job_id).state == "cancelled"
     assert reports.find(process.db, job_id) is None
     assert models.page(process.db, limit=9) == ([], False)

@@ -252,7 +252,7 @@ def test_a_snapshot_is_only_of_the_present_step() -> None:
     ],
 )
 def test_what_members_may_have_of_their_own(own: dict[str, Any]) -> None:
-    assert packed.kind(spec_of(**own)) == packed.kind(spec_of()) is not None
+    assert packed.kind(spec_of(**own), CPU) == packed.kind(spec_of(), CPU) is not None
 
 
 @pytest.mark.parametrize(
@@ -270,7 +270,7 @@ def test_what_members_may_have_of_their_own(own: dict[str, Any]) -> None:
     ],
 )
 def test_what_they_have_in_common(other: dict[str, Any]) -> None:
-    assert None is not packed.kind(spec_of(**other)) != packed.kind(spec_of())
+    assert None is not packed.kind(spec_of(**other), CPU) != packed.kind(spec_of(), CPU)
 
 
 @pytest.mark.parametrize(
@@ -284,4 +284,25 @@ def test_what_they_have_in_common(other: dict[str, Any]) -> None:
     ],
 )
 def test_what_trains_alone(alone: dict[str, Any]) -> None:
-    assert packed.kind(spec_of(**alone)) is None
+    assert packed.kind(spec_of(**alone), CPU) is None
+
+
+@pytest.mark.parametrize(
+    ("hidden", "batch_size", "precision", "pays"),
+    [
+        ([32], 100, "bfloat16", True),
+        ([32], 100, "float32", True),
+        ([32], "full", "bfloat16", True),
+        ([32], "full", "float32", True),
+        ([512, 512], 100, "bfloat16", False),
+        ([128], 100, "float32", False),
+        ([512], "full", "bfloat16", False),
+        ([128], "full", "float32", False),
+    ],
+)
+def test_only_what_is_faster_together_is_packed(
+    hidden: list[int], batch_size: Any, precision: str, pays: bool
+) -> None:
+    fields = {"network": {"hidden_widths": hidden}, "batch_size": batch_size, "precision": precision}
+    spec = TrainingSpec.model_validate(fields)
+    assert (packed.kind(spec, CPU) is not None) == pays

@@ -256,3 +256,23 @@ def test_a_job_of_before_sweeps_has_none(database_url: str, monkeypatch: pytest.
     assert jobs.get(db, str(OLD_JOB["id"])).sweep_id is None
     submit(db, members(2))
     db.close()
+
+
+def test_those_that_wait_and_have_never_begun(db: Database) -> None:
+    sweep_id, made = submit(db, members(5))
+    _, others = submit(db, members(2))
+    assert {job.sweep_id for job in others} != {sweep_id}
+
+    def waiting(queue: str = "cpu", priority: int = 3) -> list[str]:
+        return [job.id for job in sweeps.waiting(db, sweep_id, queue=queue, priority=priority)]
+
+    assert waiting() == [job.id for job in made]
+    assert waiting("gpu") == waiting(priority=4) == []
+    held = claim(db, made[0].id)
+    assert (waiting(), sweeps.unended(db, sweep_id)) == ([job.id for job in made[1:]], 5)
+    attempts.release(db, held, runtime=0)
+    jobs.pause(db, made[1].id)
+    jobs.cancel(db, made[2].id)
+    assert (waiting(), sweeps.unended(db, sweep_id)) == ([job.id for job in made[3:]], 3)
+    jobs.remove(db, made[2].id)
+    assert sweeps.unended(db, sweep_id) == 3

@@ -54,3 +54,10 @@ def test_the_oldest_wait_is_that_of_the_queues_asked_for(db: Database) -> None:
     assert waits("cpu") == 20
     jobs.cancel(db, made[1])
     assert waits("cpu") is None
+
+
+def test_how_many_serve_a_queue(db: Database) -> None:
+    assert workers.serving(db, "cpu") == 0
+    workers.seen(db, "a", queues=["gpu", "cpu"], device="cuda", job_id=None)
+    workers.seen(db, "b", queues=["cpu"], device="cpu", job_id=None)
+    assert (workers.serving(db, "cpu"), workers.serving(db, "gpu"), workers.serving(db, "pu")) == (2, 1, 0)
