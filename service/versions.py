@@ -19,9 +19,16 @@ from service.spec import DatasetSpec
 ENGINE = (
     *("service.catalog", "service.checkpoints", "service.data", "service.evaluation", "service.network"),
     *("service.normalization", "service.seeds", "service.spec", "worker.averaging", "worker.budget"),
-    *("worker.committee", "worker.crew", "worker.descent", "worker.device", "worker.networks"),
-    *("worker.optimizers", "worker.packed", "worker.stack", "worker.step", "worker.teacher"),
-    "worker.training",
+    *(
+        "worker.activations",
+        "worker.batches",
+        "worker.committee",
+        "worker.crew",
+        "worker.descent",
+        "worker.device",
+    ),
+    *("worker.networks", "worker.optimizers", "worker.packed", "worker.stack", "worker.step"),
+    *("worker.teacher", "worker.training"),
 )
 DIGEST_CHARACTERS = 12
 

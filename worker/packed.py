@@ -26,10 +26,10 @@ from worker.step import stays
 from worker.training import (
     Diverged,
     Report,
-    _begin,
-    _end,
-    _evaluation_cadence,
-    _report,
+    begin,
+    end,
+    evaluation_cadence,
+    report_of,
 )
 
 EVALUATED_ROWS = {"cpu": 1000, "cuda": 20_000}
@@ -104,7 +104,7 @@ class Pack:
         with deterministic(enabled=self._spec.deterministic):
             self._members = [_Member(number, spec, self._data) for number, spec in enumerate(self._specs)]
             batches = _Batches(self._spec, self._data, self._members[0].run.networks.trained)
-            evaluation_due = _evaluation_cadence(self._spec, self._clock)
+            evaluation_due = evaluation_cadence(self._spec, self._clock)
             if self._spec.evaluation.initial:
                 yield from self._told(last=False, figures=True)
             stack: Stack | None = None
@@ -198,7 +198,7 @@ class _Member:
 
     def __init__(self, number: int, spec: TrainingSpec, data: Resident) -> None:
         self.number, self.spec = number, spec
-        self.run, _ = _begin(spec, data, None, ALONE)
+        self.run, _ = begin(spec, data, None, ALONE)
         self.parameters = list(self.run.networks.trained.parameters())
         regularization = spec.regularization
         largest_norm = regularization.max_gradient_norm or math.inf
@@ -227,8 +227,8 @@ class _Member:
         elif run.stopping is not None and metrics:
             stop = run.stopping.update(run.step, metrics, run.networks)
         if last or stop:
-            metrics = _end(run, metrics, "early_stopping" if stop else "completed")
-        return _report(run, data, metrics)
+            metrics = end(run, metrics, "early_stopping" if stop else "completed")
+        return report_of(run, data, metrics)
 
 
 def _stacked(members: Sequence[_Member]) -> Stack:

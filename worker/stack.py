@@ -18,9 +18,9 @@ from torch.nn import Parameter, functional
 
 from service import spec as specs
 from service.spec import TrainingSpec
+from worker.activations import BY_HAND
 from worker.device import product_type
 from worker.optimizers import undone_correction
-from worker.step import _ACTIVATIONS
 
 # Numbers of a layer that are computed before the next layer takes them: within a CPU's cache, and enough for a GPU.
 BLOCK = {"cpu": 1 << 20, "cuda": 1 << 28}
@@ -104,7 +104,7 @@ class Stack:
         self._first_gradient = torch.zeros(shape, device=self._device)
         self._further = [one.to(self._dtype) for one in self._weights[1:]]
         self._further_biases = [one.to(self._dtype).unsqueeze(2) for one in self._biases[1:]]
-        self._activation = _ACTIVATIONS[spec.network.activation]
+        self._activation = BY_HAND[spec.network.activation]
         self._buffers: dict[int, _Buffers] = {}
         self._products: dict[torch.Size, Tensor] = {}
 

@@ -6,15 +6,14 @@ a size, the input's gradient is never taken, and each product finds its operands
 them. In bfloat16 that is both row by row: a left operand that is read by columns runs at half the speed (on AMX
 550 against 1,200 GFLOP/s a core, torch 2.15), while turning it first costs a tenth of what that saves. So the
 deltas are turned for the gradients of the weights, and a batch that stays the whole run is kept turned as well.
-relu is done to the bits, where it is a third of the arithmetic: a number above zero is one as an integer too.
 The classes' scores lie one class a row, which makes log-softmax over ten of them some ten times as fast.
 """
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -22,13 +21,12 @@ from torch.nn import Parameter
 
 from service.evaluation import mean_loss
 from service.network import MultiLayerPerceptron
-from service.spec import Activation, TrainingSpec
+from service.spec import TrainingSpec
+from worker.activations import BY_HAND
 from worker.crew import ALONE, Crew
 from worker.device import autocast, product_type
 
 ROWS = 8192  # a member takes at once at most: what its layers hand each other then stays in a CPU's cache
-
-_aten: Any = torch.ops.aten
 
 
 class Step(Protocol):
@@ -97,7 +95,7 @@ class Backpropagation:
         self._layers = list(zip(self._copies[::2], self._copies[1::2], strict=True))
         self._casts = [self._cast_share(member) for member in range(crew.size)]
         self._products = [self._product_shares(member) for member in range(crew.size)]
-        self._activation = _ACTIVATIONS[spec.network.activation]
+        self._activation = BY_HAND[spec.network.activation]
         self._buffers: dict[int, _Buffers] = {}
         self._staying: list[_Block] = []
         # of the first layer's weights, where the batch is kept turned
@@ -406,75 +404,3 @@ class _Buffers:
         hidden = shape.widths[1:-1] if shape.dropout else ()
         masks = [torch.empty(rows, width, dtype=shape.dtype) for width in hidden]
         return cls(masks, [_Part.of(share, shape, masks) for share in shares])
-
-
-@dataclass(frozen=True)
-class _Activation:
-    """An activation of `network.ACTIVATIONS` and its derivative, in given memory."""
-
-    forward: Callable[[Tensor, Tensor], object]
-    """From what is kept into what the next layer takes; it may change what is kept."""
-    backward: Callable[[Tensor, Tensor, Tensor], object]
-    """Times the derivative, in place, by what is kept; with memory of that size to spare."""
-    from_output: bool = True
-    """Whether the output alone is kept."""
-
-
-def _scaled_tanh(kept: Tensor, out: Tensor) -> None:
-    kept.mul_(0.6666).tanh_()
-    torch.mul(kept, 1.7159, out=out)
-
-
-def _scaled_tanh_backward(delta: Tensor, kept: Tensor, _spare: Tensor) -> None:
-    delta.mul_(1.7159)
-    _aten.tanh_backward.grad_input(delta, kept, grad_input=delta)
-    delta.mul_(0.6666)
-
-
-def _nothing(*_: Tensor) -> None:
-    """Of the identity: its value is what is kept, and its derivative is 1."""
-
-
-def _relu_backward(delta: Tensor, kept: Tensor, spare: Tensor) -> None:
-    if delta.dtype != torch.bfloat16:
-        _aten.threshold_backward.grad_input(delta, kept, 0, grad_input=delta)
-        return
-    passes = torch.clamp(kept.view(torch.int16), 0, 1, out=spare.view(torch.int16))
-    delta.view(torch.int16).mul_(passes)
-
-
-# The same kernels as autograd's, with the memory given.
-_ACTIVATIONS: dict[Activation, _Activation] = {
-    "relu": _Activation(
-        lambda kept, out: torch.clamp_min(kept, 0, out=out),
-        _relu_backward,
-    ),
-    "leaky_relu": _Activation(
-        lambda kept, out: _aten.leaky_relu.out(kept, 0.01, out=out),
-        lambda delta, kept, _: _aten.leaky_relu_backward.grad_input(
-            delta, kept, 0.01, True, grad_input=delta
-        ),
-    ),
-    "tanh": _Activation(
-        lambda kept, out: torch.tanh(kept, out=out),
-        lambda delta, kept, _: _aten.tanh_backward.grad_input(delta, kept, grad_input=delta),
-    ),
-    "scaled_tanh": _Activation(_scaled_tanh, _scaled_tanh_backward, from_output=False),
-    "sigmoid": _Activation(
-        lambda kept, out: torch.sigmoid(kept, out=out),
-        lambda delta, kept, _: _aten.sigmoid_backward.grad_input(delta, kept, grad_input=delta),
-    ),
-    "gelu": _Activation(
-        lambda kept, out: _aten.gelu.out(kept, approximate="tanh", out=out),
-        lambda delta, kept, _: _aten.gelu_backward.grad_input(
-            delta, kept, approximate="tanh", grad_input=delta
-        ),
-        from_output=False,
-    ),
-    "silu": _Activation(
-        lambda kept, out: _aten.silu.out(kept, out=out),
-        lambda delta, kept, _: _aten.silu_backward.grad_input(delta, kept, grad_input=delta),
-        from_output=False,
-    ),
-    "identity": _Activation(_nothing, _nothing),
-}

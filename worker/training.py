@@ -10,7 +10,7 @@ uninterrupted one (same device and thread count).
 import math
 import time
 from collections.abc import Callable, Generator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Literal
 
@@ -20,22 +20,21 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from service.checkpoints import Arrays, Snapshot
-from service.data.augment import Augmenter
 from service.data.datasets import Dataset
 from service.errors import ServiceError
 from service.evaluation import evaluate, outputs
-from service.network import MultiLayerPerceptron, Network, build
+from service.network import Network, build
 from service.normalization import normalize_hidden
 from service.seeds import derived_seed
 from service.spec import EarlyStopping, Plan, TrainingSpec
 from worker import optimizers
+from worker.batches import Batches
 from worker.crew import ALONE, Crew
 from worker.descent import Descent
-from worker.device import Examples, Resident, deterministic, place, product_type
+from worker.device import Resident, deterministic, place
 from worker.networks import Networks
 from worker.step import make as make_step
 from worker.step import shares as step_shares
-from worker.step import stays
 from worker.teacher import Teacher
 
 __all__ = ["Diverged", "Outcome", "Report", "Snapshot", "fit"]
@@ -44,7 +43,6 @@ Outcome = Literal["completed", "early_stopping"]
 
 # The default cadence of evaluations: each epoch, but not many more than this in a run.
 EVALUATIONS = 100
-PACKED_ROWS = 10_000  # normalised at once, in float32
 
 
 @dataclass(frozen=True)
@@ -95,7 +93,7 @@ class Diverged(ServiceError):
 
 
 @dataclass
-class _Run:
+class Run:
     """What changes while a run trains."""
 
     spec: TrainingSpec
@@ -209,18 +207,18 @@ def fit(
         raise ValueError(f"the spec trains on {plan.examples} examples; the dataset has {len(data.train)}")
     crew = Crew.largest() if step_shares(spec, device) else ALONE
     with deterministic(enabled=spec.deterministic), crew:
-        run, gradients = _begin(spec, data, resume, crew)
+        run, gradients = begin(spec, data, resume, crew)
         network, regularization = run.networks.trained, spec.regularization
         largest_norm = regularization.max_gradient_norm or math.inf
-        batches = _Batches(spec, data.train, network, crew, _teacher(spec, teacher, device))
-        evaluation_due = _evaluation_cadence(spec, clock)
+        batches = Batches(spec, data.train, network, crew, _teacher(spec, teacher, device))
+        evaluation_due = evaluation_cadence(spec, clock)
         if resume is not None and run.outcome is not None:
-            yield _report(run, data, _figures(run, data))
+            yield report_of(run, data, _figures(run, data))
             return
         if spec.evaluation.initial and resume is None:
             metrics: Mapping[str, float] = _figures(run, data)
             run.loss = metrics["train_loss"]
-            yield _report(run, data, metrics)
+            yield report_of(run, data, metrics)
         for step in range(run.step + 1, plan.steps + 1):
             run.step, run.learning_rate = step, optimizers.learning_rate_at(spec, step)
             inputs, targets = batches.at(step)
@@ -240,15 +238,15 @@ def fit(
                 and run.stopping.update(step, metrics, run.networks)
             )
             if last or stop:
-                metrics = _end(run, metrics, "early_stopping" if stop else "completed")
-            yield _report(run, data, metrics)
+                metrics = end(run, metrics, "early_stopping" if stop else "completed")
+            yield report_of(run, data, metrics)
             if run.outcome is not None:
                 return
 
 
-def _begin(
+def begin(
     spec: TrainingSpec, data: Resident, resume: Snapshot | None, crew: Crew
-) -> tuple[_Run, Callable[[Tensor, Tensor], Tensor]]:
+) -> tuple[Run, Callable[[Tensor, Tensor], Tensor]]:
     """The run before its first step, or where it goes on, and what takes a batch's gradients."""
     network = build(spec, data.dataset.train_inputs if resume is None else None)
     if spec.network.normalization == "batch":
@@ -257,7 +255,7 @@ def _begin(
     gradients = make_step(spec, network, crew).gradients
     descent = Descent(spec, network, crew)
     stopping = _Stopping(spec.early_stopping) if spec.early_stopping else None
-    run = _Run(spec, Networks(spec, network, crew), descent, stopping, spec.plan)
+    run = Run(spec, Networks(spec, network, crew), descent, stopping, spec.plan)
     if resume is not None:
         if resume.step > spec.plan.steps:
             raise ValueError(f"the snapshot is of step {resume.step}, past the run's {spec.plan.steps}")
@@ -271,105 +269,7 @@ def _teacher(spec: TrainingSpec, network: Network | None, device: torch.device) 
     return None if network is None else Teacher(spec, network, device)
 
 
-class _Batches:
-    """The normalised batch of each step, in the type of the step's products, and what is to be learnt of it: all
-    examples, or a slice of the pass's permutation, deformed where the spec asks for it. The last batch of a pass may
-    be smaller. What a step is given lasts until the next is asked for."""
-
-    def __init__(
-        self,
-        spec: TrainingSpec,
-        examples: Examples,
-        network: MultiLayerPerceptron,
-        crew: Crew,
-        teacher: Teacher | None = None,
-    ) -> None:
-        self._spec, self._plan, self._crew, self._stays = spec, spec.plan, crew, stays(spec)
-        self._examples, self._network = examples, network
-        self._targets, self._teacher, self._outputs = examples.targets, teacher, spec.layer_widths[-1]
-        self._pass = -1
-        self._order = torch.empty(0)
-        device = examples.inputs.device
-        self._buffer = torch.empty(
-            min(self._plan.batch, len(examples)),
-            examples.inputs.shape[1],
-            dtype=product_type(spec, device),
-            device=device,
-        )
-        self._augmenter = None
-        if spec.augmentation is not None:
-            self._augmenter = Augmenter(spec.augmentation, examples.targets, seed=spec.seed, device=device)
-        else:
-            self._normalized = self._packed(examples.inputs)
-            if teacher is not None:  # about images that stay as they are it is asked once
-                self._targets = teacher.targets(examples.inputs, examples.targets)
-
-    def _packed(self, inputs: Tensor) -> Tensor:
-        """All inputs as steps take them: neither arithmetic nor a change of type is left to a step."""
-        packed = torch.empty(inputs.shape, dtype=self._buffer.dtype, device=inputs.device)
-        for part, rows in zip(
-            *(torch.split(all_of, PACKED_ROWS) for all_of in (packed, inputs)), strict=True
-        ):
-            part.copy_(self._network.normalize(rows))
-        return packed
-
-    def at(self, step: int) -> tuple[Tensor, Tensor]:
-        """Inputs and targets of step 1, 2, ..."""
-        if self._stays:
-            return self._normalized, self._targets
-        number, position = divmod(step - 1, self._plan.steps_per_pass)
-        if number != self._pass:
-            self._pass, self._order = number, self._permutation(number)
-        rows = self._order[position * self._plan.batch : (position + 1) * self._plan.batch]
-        inputs, targets = self._buffer[: len(rows)], self._targets.index_select(0, rows)
-        batch = _Batch(rows, inputs, targets)
-        if self._augmenter is None:
-            self._crew.each(partial(self._gather, batch))
-            return inputs, targets
-        if self._teacher is not None:
-            batch = replace(batch, learnt=targets.new_empty(len(rows), self._outputs, dtype=torch.float32))
-        deformations = self._augmenter.deformations(rows, variant=number, amplitude=self._amplitude(step))
-        self._crew.each(partial(self._deform, self._augmenter, batch, deformations))
-        return inputs, targets if batch.learnt is None else batch.learnt
-
-    def _gather(self, batch: "_Batch", member: int) -> None:
-        part = self._crew.share(member, len(batch.rows))
-        torch.index_select(self._normalized, 0, batch.rows[part], out=batch.inputs[part])
-
-    def _deform(self, augmenter: Augmenter, batch: "_Batch", deformations: Tensor, member: int) -> None:
-        part = self._crew.share(member, len(batch.rows))
-        pixels = self._examples.inputs.index_select(0, batch.rows[part])
-        deformed = augmenter.apply(pixels, deformations[part])
-        if self._teacher is not None and batch.learnt is not None:
-            batch.learnt[part] = self._teacher.targets(deformed, batch.targets[part])
-        batch.inputs[part].copy_(self._network.input.in_place(deformed))
-
-    def _amplitude(self, step: int) -> float:
-        assert self._spec.augmentation is not None
-        return self._spec.augmentation.factor((step - 1) / max(1, self._plan.steps - 1))
-
-    def _permutation(self, number: int) -> Tensor:
-        # drawn on the CPU, so that every device sees the examples in the same order
-        generator = torch.Generator().manual_seed(derived_seed(self._spec.seed, "order", number))
-        order = torch.randperm(self._plan.examples, generator=generator)
-        return order.to(self._examples.inputs.device)
-
-
-@dataclass(frozen=True)
-class _Batch:
-    """What the members of a crew fill, each its part."""
-
-    rows: Tensor
-    """(n,) int64: places in the training set"""
-    inputs: Tensor
-    """(n, inputs): as the first layer takes them"""
-    targets: Tensor
-    """of the data"""
-    learnt: Tensor | None = None
-    """(n, outputs) float32: what a teacher makes of them"""
-
-
-def _finite(run: _Run, loss: Tensor, norm: Tensor) -> tuple[float, float]:
+def _finite(run: Run, loss: Tensor, norm: Tensor) -> tuple[float, float]:
     """Loss and norm in one wait for the device. Raises Diverged, before the optimiser has touched the
     weights."""
     values = torch.stack((loss, norm)).tolist()
@@ -378,7 +278,7 @@ def _finite(run: _Run, loss: Tensor, norm: Tensor) -> tuple[float, float]:
     return values[0], values[1]
 
 
-def _figures(run: _Run, data: Resident) -> dict[str, float]:
+def _figures(run: Run, data: Resident) -> dict[str, float]:
     """The metrics of the present weights. Raises Diverged when one is not finite."""
     metrics = figures_of(run.networks.evaluated(), data)
     if not all(map(math.isfinite, metrics.values())):
@@ -396,7 +296,7 @@ def figures_of(network: Network, data: Resident) -> dict[str, float]:
     }
 
 
-def _end(run: _Run, metrics: Mapping[str, float], outcome: Outcome) -> Mapping[str, float]:
+def end(run: Run, metrics: Mapping[str, float], outcome: Outcome) -> Mapping[str, float]:
     """Close the run: the best weights put back where early stopping asks for it, and their metrics."""
     run.outcome = outcome
     if run.stopping is not None and run.stopping.best_weights:
@@ -406,7 +306,8 @@ def _end(run: _Run, metrics: Mapping[str, float], outcome: Outcome) -> Mapping[s
     return metrics
 
 
-def _report(run: _Run, data: Resident, metrics: Mapping[str, float]) -> Report:
+def report_of(run: Run, data: Resident, metrics: Mapping[str, float]) -> Report:
+    """What the step did that the run stands at; `metrics` are empty where no figures were taken."""
     spec, step, stopping = run.spec, run.step, run.stopping
     assert run.loss is not None
     restored = run.outcome is not None and stopping is not None and stopping.spec.restore_best
@@ -425,13 +326,13 @@ def _report(run: _Run, data: Resident, metrics: Mapping[str, float]) -> Report:
     )
 
 
-def _curve(run: _Run, data: Resident) -> NDArray[np.float32]:
+def _curve(run: Run, data: Resident) -> NDArray[np.float32]:
     network = run.networks.evaluated()
     inputs = data.evaluated_by(network, run.spec.evaluation.train_examples)["test"].inputs
     return outputs(network, inputs)[:, 0].cpu().numpy()
 
 
-def _checkpoint_due(run: _Run) -> bool:
+def _checkpoint_due(run: Run) -> bool:
     """By epochs or by steps, and at the end. How many are kept, and how soon after each other, is the
     consumer's business."""
     if run.step == 0:
@@ -442,7 +343,7 @@ def _checkpoint_due(run: _Run) -> bool:
     return bool(by_epochs or by_steps or run.outcome)
 
 
-def _evaluation_cadence(spec: TrainingSpec, clock: Callable[[], float]) -> Callable[[int], bool]:
+def evaluation_cadence(spec: TrainingSpec, clock: Callable[[], float]) -> Callable[[int], bool]:
     """Whether figures are due after a step; the first and last are the loop's own."""
     asked, every = spec.evaluation, _steps_between_evaluations(spec)
     if asked.every_seconds is not None:

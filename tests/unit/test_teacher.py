@@ -15,6 +15,7 @@ from service.spec import TrainingSpec
 from tests.unit.test_training import CPU, images, spec_of, stored
 from worker import committee, training
 from worker import device as devices
+from worker.batches import Batches
 from worker.committee import fit
 from worker.crew import ALONE
 from worker.teacher import Teacher
@@ -123,7 +124,7 @@ def test_the_teacher_is_asked_about_the_images_that_are_learnt(
     spec = taught(augmentation={"rotation": 20, "elastic": 1})
     data = devices.place(images(), CPU)
     built = network.build(spec)
-    batches = training._Batches(spec, data.train, built, ALONE, Teacher(spec, alone, CPU))
+    batches = Batches(spec, data.train, built, ALONE, Teacher(spec, alone, CPU))
     seen = [batches.at(step)[0].clone() for step in range(1, 4)]
     for inputs, pixels in zip(seen, asked, strict=True):
         torch.testing.assert_close(inputs, built.normalize(pixels), rtol=0, atol=0)

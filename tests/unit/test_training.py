@@ -18,7 +18,7 @@ from service.evaluation import evaluate
 from service.normalization import NormalizedLinear, normalize_hidden
 from service.spec import TrainingSpec
 from worker import device as devices
-from worker import training
+from worker.batches import Batches
 from worker.crew import ALONE
 from worker.training import Diverged, Report, Snapshot, fit
 
@@ -347,7 +347,7 @@ def test_a_run_that_ended_with_its_best_weights_reports_its_last_step_again(fiel
 def test_a_pass_takes_each_example_once_in_an_order_of_its_own() -> None:
     spec, data = spec_of(), devices.place(images(), CPU)
     numbered = devices.Examples(data.train.inputs, torch.arange(EXAMPLES))
-    batches = training._Batches(spec, numbered, network.build(spec), ALONE)
+    batches = Batches(spec, numbered, network.build(spec), ALONE)
     passes = []
     for number in range(3):
         parts = [batches.at(step)[1] for step in range(number * PASS + 1, (number + 1) * PASS + 1)]
