@@ -143,7 +143,8 @@ def test_a_job_handed_back_and_taken_up_again_has_a_series_without_a_gap(
     assert steps_of(process, job_id) == list(range(1, 301))
 
 
-BUDGET: dict[str, Any] = {"steps": None, "budget_seconds": 1.0}
+# enough for a machine with other work to do
+BUDGET: dict[str, Any] = {"steps": None, "budget_seconds": 4.0}
 
 
 @pytest.fixture
@@ -168,10 +169,10 @@ def test_a_budget_is_turned_into_steps_once(process: Process, monkeypatch: pytes
     tasks.train(process, job_id)
     job = jobs.get(process.db, job_id)
     assert (job.state, job.progress and job.progress["step"]) == ("succeeded", steps)
-    assert (job.spec["budget_seconds"], job.spec["steps"]) == (1.0, None)
+    assert (job.spec["budget_seconds"], job.spec["steps"]) == (4.0, None)
     said = [event.data.get("message", "") for event in events.page(process.db, job_id, after=0, limit=1000)]
-    assert [line for line in said if "fit into 1 seconds" in line] == [
-        f"{steps:,} steps, {steps:.4g} epochs, fit into 1 seconds"
+    assert [line for line in said if "fit into 4 seconds" in line] == [
+        f"{steps:,} steps, {steps:.4g} epochs, fit into 4 seconds"
     ]
     weights = checkpoints.weights(process.db, checkpoints.of_job(process.db, job_id)[0])
     assert decode_weights(weights).spec.steps == steps
@@ -189,7 +190,7 @@ def test_the_steps_are_known_before_the_first_checkpoint(
     assert progress is not None
     assert progress["step"] == 0
     assert progress["steps"] == progress["epochs"] > 0
-    assert 0 < progress["eta_seconds"] <= 1
+    assert 0 < progress["eta_seconds"] <= 4
 
 
 @pytest.mark.parametrize(("ask", "becomes"), [(jobs.pause, "paused"), (jobs.cancel, "cancelled")])
