@@ -99,7 +99,8 @@ class Checkpoints(Part):
 
 class TrainingSpec(Part):
     """Everything that decides what a training job computes. The same spec, data, device and versions
-    give the same weights, bit for bit, when `deterministic` is set."""
+    give the same weights, bit for bit, when `deterministic` is set; to rounding, where a worker trains members of a
+    sweep together."""
 
     task: Task | None = None
     """classification or regression; unset: the dataset's."""
