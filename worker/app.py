@@ -138,15 +138,15 @@ class Worker:
     def _child_died(self, exception: BaseException | None = None, args: Any = (), **_: Any) -> None:
         """In the parent, a fifth of a second after a child died: give its jobs to another at once. The
         connection is closed before the next fork, which this same thread does."""
-        if not isinstance(exception, WorkerLostError) or not args:
+        if not isinstance(exception, WorkerLostError):
             return
         db = Database(self._settings.database, pooled=False)
         try:
-            job = jobs.get(db, str(args[0]))
-            if job.worker is None or not _is_dead_child(job.worker):
-                return  # a second message for a job that lives elsewhere
-            workers.gone(db, job.worker)  # it takes no share of a sweep any more
-            for held in jobs.held_by(db, job.worker):
+            # not by the message's own job: it may have ended before those that were trained with it
+            for held in jobs.held(db):
+                if held.worker is None or not _is_dead_child(held.worker):
+                    continue
+                workers.gone(db, held.worker)  # it takes no share of a sweep any more
                 lost = attempts.worker_lost(db, Attempt(held.id, held.attempt), reason="worker_died")
                 if lost is not None and lost.state == "queued":
                     self._ring(lost)

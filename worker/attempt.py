@@ -36,7 +36,7 @@ from worker.budget import Trial, seconds_of, steps_within
 from worker.committee import fit
 from worker.device import Resident, describe, precision_name, set_threads, threads_for
 from worker.lease import Lease
-from worker.process import Process
+from worker.process import Process, out_of_memory
 from worker.record import POLL_SECONDS, Record, seconds_to_note
 from worker.training import Report
 
@@ -102,15 +102,16 @@ class Training:
             return bool(work())
         except JobLost as lost:
             log.warning("%s", lost.detail)
-        except (torch.OutOfMemoryError, MemoryError) as error:
-            log.warning("%s ran out of memory", self._job.id)
-            self._fail("out_of_memory", f"{error}: use a smaller batch_size or narrower layers")
         except ServiceError as error:
             log.warning("%s failed: %s", self._job.id, error.detail)
             self._fail(error.code, error.detail)
         except Exception as error:
-            log.exception("%s failed", self._job.id)
-            self._fail("internal_error", f"{type(error).__name__}: {error}")
+            if out_of_memory(error):
+                log.warning("%s ran out of memory", self._job.id)
+                self._fail("out_of_memory", f"{error}: use a smaller batch_size or narrower layers")
+            else:
+                log.exception("%s failed", self._job.id)
+                self._fail("internal_error", f"{type(error).__name__}: {error}")
         return False
 
     def _fail(self, code: str, detail: str) -> None:
@@ -127,6 +128,8 @@ class Training:
             )
         except JobLost as lost:
             log.warning("%s", lost.detail)
+        except Exception:
+            log.exception("%s cannot be failed: its lease will run out", self._job.id)
 
     def _train(self) -> None:
         set_threads(threads_for(self._spec, self._process.threads))

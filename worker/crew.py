@@ -52,14 +52,18 @@ class Crew:
         error of theirs is raised then."""
         if not self._others:
             return [work(member) for member in range(self.size)]
-        for other in self._others:
-            other.begin(work)
-        torch.set_num_threads(self._own)
+        torch.set_num_threads(
+            self._own
+        )  # first: a thread of torch's begins with the number that was set last
         try:
-            own = work(0)
-        finally:
             for other in self._others:
-                other.wait()  # none may go on in memory that the caller believes to be its own
+                other.begin(work)
+            try:
+                own = work(0)
+            finally:
+                for other in self._others:
+                    other.wait()  # none may go on in memory that the caller believes to be its own
+        finally:
             torch.set_num_threads(self._threads)
         return [own, *(other.result() for other in self._others)]
 
@@ -92,10 +96,9 @@ class _Member:
 
     def result(self) -> Any:
         """What the work gave, once `wait` is over. Raises what it raised."""
-        found, error, self._found, self._error = self._found, self._error, None, None
-        if error is not None:
-            raise error
-        return found
+        if self._error is not None:
+            raise self._error
+        return self._found
 
     def leave(self) -> None:
         self._work = None
@@ -103,11 +106,13 @@ class _Member:
         self._thread.join()
 
     def _run(self) -> None:
+        torch.get_num_threads()  # which torch would do later, and undo what follows
         torch.set_num_threads(self._threads)
         while True:
             self._told.acquire()
             if self._work is None:
                 return
+            self._found = self._error = None
             try:
                 self._found = self._work(self._number)
             except BaseException as error:  # noqa: BLE001  # raised again where it was asked for

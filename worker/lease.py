@@ -91,11 +91,18 @@ class Heartbeat(threading.Thread):
         leases = self._leases
         for lease in leases:
             if not lease.refused.is_set():  # of jobs together, that of one that has ended
-                self._renew(lease)
+                self._try_to_renew(lease)
         job_id = leases[0].attempt.job_id if leases else None
         workers.seen(self._db, self._worker, queues=self._queues, device=self.device, job_id=job_id)
         if not leases:
             self._on_idle(time.monotonic() - self._idle_since)
+
+    def _try_to_renew(self, lease: Lease) -> None:
+        """One that cannot be written now must not cost those after it theirs."""
+        try:
+            self._renew(lease)
+        except ServiceError as error:
+            log.warning("the lease of %s was not renewed: %s", lease.attempt.job_id, error.detail)
 
     def _renew(self, lease: Lease) -> None:
         began = time.monotonic()  # before the database takes its time, so that ours runs out first

@@ -102,7 +102,13 @@ class Pack:
 
     def __iter__(self) -> Iterator[tuple[int, Report | Diverged]]:
         with deterministic(enabled=self._spec.deterministic):
-            self._members = [_Member(number, spec, self._data) for number, spec in enumerate(self._specs)]
+            self._members = [
+                _Member(number, spec, self._data)
+                for number, spec in enumerate(self._specs)
+                if number not in self._left
+            ]
+            if not self._members:
+                return
             batches = _Batches(self._spec, self._data, self._members[0].run.networks.trained)
             evaluation_due = evaluation_cadence(self._spec, self._clock)
             if self._spec.evaluation.initial:

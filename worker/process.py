@@ -15,6 +15,13 @@ from worker.lease import Heartbeat
 from worker.leaving import Leaving
 
 
+def out_of_memory(error: Exception) -> bool:
+    """Whether that is what it tells. torch's allocator on a CPU raises no error of its own for it."""
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    return isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
+
+
 @dataclass
 class Process:
     """Built after the fork, used for one job after another."""

@@ -6,7 +6,6 @@ from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import ExitStack
 from functools import partial
 
-import torch
 from pydantic import ValidationError
 
 from service.errors import ServiceError
@@ -18,7 +17,7 @@ from service.versions import code_version
 from worker.attempt import Training
 from worker.device import set_threads, threads_for
 from worker.packed import Pack, kind
-from worker.process import Process
+from worker.process import Process, out_of_memory
 from worker.training import Diverged
 
 log = logging.getLogger(__name__)
@@ -34,12 +33,12 @@ def train(process: Process, job_id: str) -> None:
         if first is None:
             return
         together = [first]
-        share = _share(process, first.job)
-        for other in _companions(process, first.job) if share > 1 else ():
-            claimed = _claimed(process, other, held)
-            together += [] if claimed is None else [claimed]
-            if len(together) == share:
-                break
+        try:
+            _gather(process, first.job, held, together)
+        except (
+            ServiceError
+        ) as error:  # what has been claimed is in hand, and must not wait for a lease to run out
+            log.warning("%s is trained with %d others: %s", job_id, len(together) - 1, error.detail)
         if len(together) == 1:
             first.run()
         else:
@@ -67,6 +66,23 @@ def _claimed(process: Process, job_id: str, held: ExitStack) -> Training | None:
     except ValidationError as error:  # stored by a version with other rules
         attempts.fail(process.db, attempt, code="spec_not_accepted", detail=str(error), runtime=0.0)
         return None
+
+
+def _gather(process: Process, job: Job, held: ExitStack, together: list[Training]) -> None:
+    """Add to `together` attempts at jobs of the job's sweep that are trained with it."""
+    share = _share(process, job)
+    for other in _companions(process, job) if share > 1 else ():
+        claimed = _claimed(process, other, held)
+        if claimed is None:
+            continue
+        if (
+            claimed.job.attempt > 1
+        ):  # somebody began it since it was listed: it goes on from its checkpoint, alone
+            claimed.in_hand(claimed.release)
+            continue
+        together.append(claimed)
+        if len(together) == share:
+            return
 
 
 def _share(process: Process, job: Job) -> int:
@@ -111,16 +127,14 @@ class Together:
     def run(self) -> None:
         try:
             self._train()
-        except (torch.OutOfMemoryError, MemoryError):
-            log.warning("%d jobs ran out of memory together: each will be trained alone", len(self._held))
-            for number, training in self._held.items():
-                training.count(self._seconds(number))
-                training.in_hand(training.release)
         except Exception as error:
-            log.exception("%d jobs failed together", len(self._held))
+            if out_of_memory(error):
+                log.warning("%d jobs ran out of memory together: each will be trained alone", len(self._held))
+            else:
+                log.exception("%d jobs failed together", len(self._held))
             for number, training in self._held.items():
                 training.count(self._seconds(number))
-                training.in_hand(_raising(error))
+                training.in_hand(training.release if out_of_memory(error) else _raising(error))
 
     def _train(self) -> None:
         specs = [training.spec for training in self._held.values()]

@@ -463,11 +463,6 @@ def held(db: Database) -> list[Job]:
     return _jobs(db, select(job).where(job.c.state.in_(ACTIVE)).order_by(job.c.id))
 
 
-def held_by(db: Database, worker: str) -> list[Job]:
-    """Those of one worker."""
-    return [job for job in held(db) if job.worker == worker]
-
-
 def _jobs(db: Database, query: Select[Any]) -> list[Job]:
     with db.read() as connection:
         return [Job.of(row) for row in connection.execute(query)]

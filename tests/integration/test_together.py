@@ -97,6 +97,47 @@ def test_each_member_ends_as_it_would_alone(process: Process) -> None:
     assert sorted(by_job.values()) == [1] * 4 + [4] * 4
 
 
+@pytest.mark.parametrize("claims", [1, 3])
+def test_a_database_that_is_busy_while_they_are_claimed_strands_nobody(
+    process: Process, monkeypatch: pytest.MonkeyPatch, claims: int
+) -> None:
+    """Those that have been claimed by then are trained; the others wait for whoever comes next."""
+    ids, claim = seeds(process, 4), attempts.claim
+    claimed: list[str] = []
+
+    def busy(*arguments: Any, **fields: Any) -> Job | None:
+        if len(claimed) == claims:
+            raise Unavailable("the database is busy")
+        claimed.append(arguments[1])
+        return claim(*arguments, **fields)
+
+    monkeypatch.setattr(attempts, "claim", busy)
+    tasks.train(process, ids[0])
+    assert states(process, ids) == ["succeeded"] * claims + ["queued"] * (4 - claims)
+
+
+def test_one_that_somebody_has_begun_since_it_was_listed_goes_on_alone(
+    process: Process, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ids = seeds(process, 3)
+    rung: list[str] = []
+    process.ring = lambda job: rung.append(job.id)
+    listed = sweeps.waiting
+
+    def begun(*arguments: Any, **fields: Any) -> list[Job]:
+        found = listed(*arguments, **fields)
+        fields = {"worker": "other", "device": "cpu", "lease_seconds": 60.0, "code_version": "x"}
+        held = attempts.claim(process.db, ids[1], **fields)
+        assert held is not None
+        attempts.release(process.db, Attempt(held.id, held.attempt), runtime=0.0)
+        return found
+
+    monkeypatch.setattr(sweeps, "waiting", begun)
+    tasks.train(process, ids[0])
+    assert states(process, ids) == ["succeeded", "queued", "succeeded"]
+    assert rung == [ids[1]]
+
+
 def test_who_is_told_to_stop_leaves_and_the_others_go_on(
     process: Process, monkeypatch: pytest.MonkeyPatch
 ) -> None:

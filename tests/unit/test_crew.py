@@ -66,3 +66,14 @@ def test_a_crew_is_never_larger_than_the_interpreter_can_serve() -> None:
     with Crew.largest() as crew:
         assert crew.size == MOST
         assert crew.each(lambda _: torch.get_num_threads()) == [2] * MOST
+
+
+def test_an_error_of_one_round_is_not_told_in_the_next() -> None:
+    with Crew(2) as crew:
+        with pytest.raises(ValueError, match="of 0"):
+            crew.each(_failing)
+        assert crew.each(lambda member: member) == [0, 1]
+
+
+def _failing(member: int) -> None:
+    raise ValueError(f"of {member}")

@@ -230,6 +230,15 @@ def test_a_pack_that_all_have_left_is_over() -> None:
     assert steps == [0, 0]
 
 
+def test_who_has_left_before_the_first_report_is_not_told_of() -> None:
+    specs = [spec_of(seed=seed, evaluation={"every_steps": 5, "initial": True}) for seed in range(3)]
+    pack = Pack(specs, images(), device=CPU)
+    pack.leave(1)
+    told = [(number, report.step) for number, report in pack if isinstance(report, Report)]
+    assert {number for number, _ in told} == {0, 2}
+    assert told[:2] == [(0, 0), (2, 0)]
+
+
 def test_a_snapshot_is_only_of_the_present_step() -> None:
     together = iter(Pack([spec_of(seed=seed) for seed in range(2)], images(), device=CPU))
     _, first = next(together)
@@ -281,6 +290,8 @@ def test_what_they_have_in_common(other: dict[str, Any]) -> None:
         {"network": {"hidden_widths": [12], "normalization": "batch"}},
         {"optimizer": {"name": "muon"}},
         {"epochs": None, "budget_seconds": 9.0},
+        {"committee": {"members": 2}},
+        {"distillation": {}},
     ],
 )
 def test_what_trains_alone(alone: dict[str, Any]) -> None:

@@ -20,6 +20,7 @@ from service.spec import TrainingSpec
 from worker import device as devices
 from worker.batches import Batches
 from worker.crew import ALONE
+from worker.process import out_of_memory
 from worker.training import Diverged, Report, Snapshot, fit
 
 CPU = torch.device("cpu")
@@ -670,3 +671,11 @@ def test_threads_and_a_name_for_people() -> None:
     devices.warm_up(CPU)
     devices.set_threads(2)
     assert devices.describe(CPU).endswith("2 threads)")
+
+
+def test_running_out_of_memory_is_told_from_other_mistakes() -> None:
+    with pytest.raises(RuntimeError) as caught:
+        torch.empty(10**15)
+    assert out_of_memory(caught.value)
+    assert out_of_memory(MemoryError())
+    assert not out_of_memory(RuntimeError("mat1 and mat2 shapes cannot be multiplied"))
