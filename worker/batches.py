@@ -66,7 +66,7 @@ class Batches:
             return self._normalized, self._targets
         number, position = divmod(step - 1, self._plan.steps_per_pass)
         if number != self._pass:
-            self._pass, self._order = number, self._permutation(number)
+            self._pass, self._order = number, order(self._spec, number, self._buffer.device)
         rows = self._order[position * self._plan.batch : (position + 1) * self._plan.batch]
         inputs, targets = self._buffer[: len(rows)], self._targets.index_select(0, rows)
         batch = _Batch(rows, inputs, targets)
@@ -95,11 +95,12 @@ class Batches:
         assert self._spec.augmentation is not None
         return self._spec.augmentation.factor((step - 1) / max(1, self._plan.steps - 1))
 
-    def _permutation(self, number: int) -> Tensor:
-        # drawn on the CPU, so that every device sees the examples in the same order
-        generator = torch.Generator().manual_seed(derived_seed(self._spec.seed, "order", number))
-        order = torch.randperm(self._plan.examples, generator=generator)
-        return order.to(self._examples.inputs.device)
+
+def order(spec: TrainingSpec, number: int, device: torch.device) -> Tensor:
+    """(examples,) int64: how a pass goes through the training set; the seed and the pass's number decide."""
+    # drawn on the CPU, so that every device sees the examples in the same order
+    generator = torch.Generator().manual_seed(derived_seed(spec.seed, "order", number))
+    return torch.randperm(spec.batching.examples, generator=generator).to(device)
 
 
 @dataclass(frozen=True)

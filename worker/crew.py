@@ -52,9 +52,8 @@ class Crew:
         error of theirs is raised then."""
         if not self._others:
             return [work(member) for member in range(self.size)]
-        torch.set_num_threads(
-            self._own
-        )  # first: a thread of torch's begins with the number that was set last
+        # first, since a thread's number begins as that which was set last
+        torch.set_num_threads(self._own)
         try:
             for other in self._others:
                 other.begin(work)

@@ -16,9 +16,9 @@ from torch.nn import functional
 
 from service.data.datasets import Dataset
 from service.network import ACTIVATIONS, MultiLayerPerceptron
-from service.seeds import derived_seed
 from service.spec import TrainingSpec
 from worker import optimizers
+from worker.batches import PACKED_ROWS, order
 from worker.crew import ALONE
 from worker.device import Resident, deterministic, place, product_type
 from worker.stack import Block, Rule, Stack, columns_of, rows_of
@@ -33,8 +33,6 @@ from worker.training import (
 )
 
 EVALUATED_ROWS = {"cpu": 1000, "cuda": 20_000}
-PACKED_ROWS = 10_000  # normalised at once, in float32
-
 # Up to which packs of 16 were clearly faster than their members alone, and of 4 still: multiply-adds of a step's
 # forward, and units of the widest layer.
 SMALL = {torch.float32: 5_000_000, torch.bfloat16: 25_000_000}
@@ -294,7 +292,10 @@ class _Batches:
     def _own(self, step: int) -> Iterator[Block]:
         number, position = divmod(step - 1, self._plan.steps_per_pass)
         if number != self._pass:
-            self._pass, self._orders = number, torch.stack([self._order(m, number) for m in self._members])
+            self._pass, self._orders = (
+                number,
+                torch.stack([order(m.spec, number, self._inputs.device) for m in self._members]),
+            )
         chosen = self._orders[:, position * self._plan.batch : (position + 1) * self._plan.batch]
         for rows in torch.split(chosen, rows_of(self._spec, len(self._members), self._inputs.device), 1):
             flat = rows.flatten()
@@ -311,11 +312,6 @@ class _Batches:
         gathered = self._buffer[: len(rows)]
         torch.index_select(self._inputs, 0, rows, out=gathered)
         return gathered
-
-    def _order(self, member: "_Member", number: int) -> Tensor:
-        """Of the member's examples in a pass; that of `training.fit`."""
-        generator = torch.Generator().manual_seed(derived_seed(member.run.spec.seed, "order", number))
-        return torch.randperm(self._plan.examples, generator=generator).to(self._inputs.device)
 
     def _smoothings(self) -> list[float]:
         return [member.run.spec.regularization.label_smoothing for member in self._members]

@@ -35,9 +35,8 @@ def train(process: Process, job_id: str) -> None:
         together = [first]
         try:
             _gather(process, first.job, held, together)
-        except (
-            ServiceError
-        ) as error:  # what has been claimed is in hand, and must not wait for a lease to run out
+        except ServiceError as error:
+            # what has been claimed is in hand, and must not wait for its lease to run out
             log.warning("%s is trained with %d others: %s", job_id, len(together) - 1, error.detail)
         if len(together) == 1:
             first.run()
@@ -75,9 +74,8 @@ def _gather(process: Process, job: Job, held: ExitStack, together: list[Training
         claimed = _claimed(process, other, held)
         if claimed is None:
             continue
-        if (
-            claimed.job.attempt > 1
-        ):  # somebody began it since it was listed: it goes on from its checkpoint, alone
+        if claimed.job.attempt > 1:
+            # somebody began it since it was listed: it goes on from its checkpoint, alone
             claimed.in_hand(claimed.release)
             continue
         together.append(claimed)

@@ -4,12 +4,13 @@ import gzip
 import hashlib
 import struct
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from numpy.typing import NDArray
 
 from service.catalog import CATALOG
@@ -23,6 +24,15 @@ NAMES = (
     "t10k-labels-idx1-ubyte",
 )
 Files = dict[str, bytes]
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """Networks of these tests are too small for two, which only wait for each other on a busy machine."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 def idx_of(array: NDArray[np.uint8]) -> bytes:

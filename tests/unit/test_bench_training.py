@@ -18,7 +18,7 @@ from bench.training import Entry, Pass, Record
 from service.data import datasets
 from service.data.datasets import Dataset
 from service.spec import TrainingSpec
-from worker.device import Resident, set_threads
+from worker.device import Resident
 from worker.training import Report, fit
 
 CPU = torch.device("cpu")
@@ -26,12 +26,7 @@ EXAMPLES, TEST = 90, 40
 MODULES = {"Keras 3 on PyTorch": "keras", "scikit-learn": "sklearn"}
 
 
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    set_threads(1)
-    yield
-    set_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def images() -> Dataset:

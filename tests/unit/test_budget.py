@@ -13,19 +13,13 @@ from service.data.datasets import Dataset
 from service.spec import TrainingSpec
 from worker import budget, training
 from worker.budget import BudgetTooSmall, Speed, Trial, seconds_of, steps_within
-from worker.device import place, set_threads
+from worker.device import place
 
 CPU = torch.device("cpu")
 SPEED = Speed(start=3.0, step=0.125, opening=0.25, evaluation=2.0, checkpoint=0.5)
 
 
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """These networks are too small for two, which only wait for each other on a busy machine."""
-    before = torch.get_num_threads()
-    set_threads(1)
-    yield
-    set_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def images() -> Dataset:

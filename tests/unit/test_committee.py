@@ -1,6 +1,5 @@
 """A committee's members are the networks that they would be alone, and it is stopped and resumed as one."""
 
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -21,12 +20,7 @@ from worker.training import Diverged, Report
 MEMBERS = 3
 
 
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    devices.set_threads(1)
-    yield
-    devices.set_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def committee_of(**fields: Any) -> TrainingSpec:

@@ -1,27 +1,19 @@
 """Members of a pack: each has the curve that it has alone, and leaves alone."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import pytest
-import torch
 
 from service.data.datasets import Dataset
 from service.spec import TrainingSpec
 from tests.unit.test_training import CPU, EXAMPLES, VALIDATION, curve, images, spec_of, stored
-from worker import device as devices
 from worker import packed, stack
 from worker.packed import Pack
 from worker.training import Diverged, Report, fit
 
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    devices.set_threads(1)
-    yield
-    devices.set_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def regression_of(**fields: Any) -> TrainingSpec:

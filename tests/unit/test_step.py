@@ -1,6 +1,6 @@
 """The hand-written step: its gradients are autograd's, and it leaves memory as it finds it."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any, get_args
@@ -23,12 +23,7 @@ CPU = torch.device("cpu")
 EXAMPLES = 90
 
 
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    devices.set_threads(1)
-    yield
-    devices.set_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def spec_of(**fields: Any) -> TrainingSpec:

@@ -1,6 +1,5 @@
 """What is learnt of a teacher: its softened answers about the very images, and the labels for the rest."""
 
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -27,12 +26,7 @@ LABELS = torch.from_numpy(IMAGES.train_targets.copy())
 MODEL = "model_" + "0" * 32
 
 
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    devices.set_threads(1)
-    yield
-    devices.set_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def taught(distillation: dict[str, Any] | None = None, **fields: Any) -> TrainingSpec:

@@ -28,13 +28,7 @@ EXAMPLES, VALIDATION, TEST = 90, 30, 40
 PASS = 5  # steps of a pass over 90 examples in batches of 20
 
 
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """These networks are too small for two, which only wait for each other on a busy machine."""
-    before = torch.get_num_threads()
-    devices.set_threads(1)
-    yield
-    devices.set_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def dataset_of(name: DatasetName, inputs: NDArray[Any], targets: NDArray[Any], validation: int) -> Dataset:
