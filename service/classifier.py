@@ -68,14 +68,11 @@ class Classifier:
     def loaded(self, reference: str) -> Loaded:
         """The model that an id, `latest` or an alias stands for; a request uses this one throughout.
         Raises NotFound, NoModel, NotAClassifier and ModelDamaged."""
-        with self._guard:
-            model_id = self._pointers.get(reference, reference)
-            found = self._kept.get(model_id)
-            if found is not None:
-                self._kept.move_to_end(model_id)
-                return found
+        found = self.at_hand(reference)
+        if found is not None:
+            return found
         try:
-            model = models.resolve(self._db, model_id)
+            model = models.resolve(self._db, self._pointers.get(reference, reference))
         except NotFound:
             if reference == LATEST:
                 raise NoModel(
@@ -83,6 +80,14 @@ class Classifier:
                 ) from None
             raise
         return self._load(model)
+
+    def at_hand(self, reference: str) -> Loaded | None:
+        """The same if it is in memory: nothing is waited for."""
+        with self._guard:
+            found = self._kept.get(self._pointers.get(reference, reference))
+            if found is not None:
+                self._kept.move_to_end(found.model.id)
+            return found
 
     def refresh(self) -> None:
         """See which model each name stands for now, `latest` first. Loads before it moves a name; if the

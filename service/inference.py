@@ -13,6 +13,7 @@ from service.spec import Activation, TrainingSpec
 Floats = NDArray[np.float32]
 
 CHUNK = 2000  # rows at once: a whole test set through wide layers would take hundreds of megabytes
+_ZERO = np.float32(0)
 GELU_SCALE = float(np.sqrt(2 / np.pi))
 
 
@@ -22,6 +23,9 @@ class NumpyNetwork:
     def __init__(self, spec: TrainingSpec, arrays: Arrays) -> None:
         """`arrays` are a checkpoint's, named as in `checkpoints.shapes`."""
         self.spec = spec
+        self.parameter_count = spec.parameter_count
+        self._inputs, *_, self._outputs = spec.layer_widths
+        self._classifies = spec.task_name == "classification"
         self._networks = [
             _Perceptron(one, checkpoints.of_network(arrays, spec, index))
             for index, one in enumerate(spec.networks)
@@ -37,53 +41,65 @@ class NumpyNetwork:
         """(n, outputs) float32 of (n, inputs): pixels on the 0..255 scale, uint8 or float, or a
         regression's features. A committee's are the mean of its members' after log-softmax. Raises ValueError
         for another shape."""
-        width = self.spec.layer_widths[0]
-        if inputs.ndim != 2 or inputs.shape[1] != width:
-            raise ValueError(f"inputs have shape {inputs.shape}: expected (n, {width})")
-        outputs = np.empty((len(inputs), self.spec.layer_widths[-1]), np.float32)
+        if inputs.ndim != 2 or inputs.shape[1] != self._inputs:
+            raise ValueError(f"inputs have shape {inputs.shape}: expected (n, {self._inputs})")
+        if len(inputs) <= CHUNK:
+            return self._forward(inputs)
+        outputs = np.empty((len(inputs), self._outputs), np.float32)
         for start in range(0, len(inputs), CHUNK):
             outputs[start : start + CHUNK] = self._forward(inputs[start : start + CHUNK])
         return outputs
 
     def probabilities(self, inputs: NDArray[Any]) -> Floats:
         """Softmax of the logits, (n, classes) float32. Raises ValueError for a regression."""
-        if self.spec.task_name != "classification":
+        if not self._classifies:
             raise ValueError("a regression has no probabilities: use logits")
         return softmax(self.logits(inputs))
 
     def _forward(self, inputs: NDArray[Any]) -> Floats:
-        if self.spec.committee is None:
+        if len(self._networks) == 1:
             return self._networks[0](inputs)
-        total = np.zeros((len(inputs), self.spec.layer_widths[-1]), np.float32)
+        total = np.zeros((len(inputs), self._outputs), np.float32)
         for network in self._networks:
             total += log_softmax(network(inputs))
         return total / np.float32(len(self._networks))
 
 
 class _Perceptron:
-    """One network's layers."""
+    """One network's layers. What normalises the input is part of the first of them: of inputs x on the scale that
+    they come in, W ((x / d - mean) / std) + b is (W / (d std)) x + (b - W (mean / std))."""
 
     def __init__(self, spec: TrainingSpec, arrays: Arrays) -> None:
-        self._activation = ACTIVATIONS[spec.network.activation]
-        self._divisor = np.float32(255 if spec.task_name == "classification" else 1)
-        self._mean, self._std = arrays["input.mean"], arrays["input.std"]
-        self._layers = [
-            # BLAS reads the transpose in place; the copy only happens if the array is not contiguous
-            (np.ascontiguousarray(arrays[f"layers.{i}.weight"]).T, arrays[f"layers.{i}.bias"])
-            for i in range(len(spec.layer_widths) - 1)
+        self._activate = IN_PLACE[spec.network.activation]
+        mean, std = (arrays[f"input.{name}"].astype(np.float64) for name in ("mean", "std"))
+        divisor = 255 if spec.task_name == "classification" else 1
+        weight, bias = arrays["layers.0.weight"].astype(np.float64), arrays["layers.0.bias"]
+        # BLAS reads the transpose in place
+        first = ((weight / (divisor * std)).astype(np.float32).T, (bias - weight @ _wide(mean / std, weight)))
+        layers = range(1, len(spec.layer_widths) - 1)
+        others = [
+            (np.ascontiguousarray(arrays[f"layers.{i}.weight"]).T, arrays[f"layers.{i}.bias"]) for i in layers
+        ]
+        *self._hidden, self._last = [
+            (each, np.asarray(bias, dtype=np.float32)) for each, bias in (first, *others)
         ]
 
     def __call__(self, inputs: NDArray[Any]) -> Floats:
         """Its logits, or a regression's outputs."""
-        values: Floats = inputs.astype(np.float32)  # a copy, so what follows may overwrite it
-        values /= self._divisor
-        values -= self._mean
-        values /= self._std
-        for weight, bias in self._layers[:-1]:
-            values = self._activation(values @ weight + bias)
-        weight, bias = self._layers[-1]
-        outputs: Floats = values @ weight + bias
+        values = np.asarray(inputs, dtype=np.float32)
+        for weight, bias in self._hidden:
+            values = values @ weight
+            values += bias
+            values = self._activate(values)
+        weight, bias = self._last
+        outputs: Floats = values @ weight
+        outputs += bias
         return outputs
+
+
+def _wide(values: NDArray[Any], weight: NDArray[Any]) -> NDArray[Any]:
+    """One for each of the weight's inputs."""
+    return np.broadcast_to(values, weight.shape[1:])
 
 
 def log_softmax(logits: Floats) -> Floats:
@@ -96,9 +112,16 @@ def log_softmax(logits: Floats) -> Floats:
 def softmax(logits: Floats) -> Floats:
     """exp(a_k) / sum over classes j of exp(a_j), along the last axis. Shifted by the largest, so that
     nothing overflows."""
-    exponentials: Floats = np.exp(logits - logits.max(axis=-1, keepdims=True))
-    shares: Floats = exponentials / exponentials.sum(axis=-1, keepdims=True)
+    # the reductions themselves: the arrays' methods of that name take as long again, of ten numbers
+    shares: Floats = logits - np.maximum.reduce(logits, axis=-1, keepdims=True)
+    np.exp(shares, out=shares)
+    shares /= np.add.reduce(shares, axis=-1, keepdims=True)
     return shares
+
+
+def _relu(a: Floats) -> Floats:
+    """It overwrites what it is given."""
+    return np.maximum(a, _ZERO, out=a)
 
 
 def _sigmoid(a: Floats) -> Floats:
@@ -122,3 +145,5 @@ ACTIVATIONS: dict[Activation, Callable[[Floats], Floats]] = {
     "silu": lambda a: a * _sigmoid(a),
     "identity": lambda a: a,
 }
+# those that may overwrite what they are given
+IN_PLACE = ACTIVATIONS | {"relu": _relu}

@@ -96,6 +96,12 @@ class Settings(BaseSettings):
         int,
         Field(ge=784, description="Pixels (width x height) of an uploaded image, read before it is decoded."),
     ] = 40_000_000
+    max_waiting_images: Annotated[
+        int,
+        Field(
+            ge=1, description="Images that may wait for a network in one API process; more are answered 503."
+        ),
+    ] = 4096
     log_level: Annotated[
         Literal["debug", "info", "warning", "error"], Field(description="Least severe line that is logged.")
     ] = "info"

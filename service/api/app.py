@@ -36,6 +36,7 @@ from service.api.examples import Shelf
 from service.api.feed import EventFeed
 from service.api.limits import BodyLimit, RequestIdentity
 from service.api.pictures import Studio
+from service.batcher import Batcher
 from service.classifier import Classifier
 from service.queue import Doorbell
 from service.reconciler import Reconciler
@@ -139,8 +140,9 @@ def _wired(settings: Settings) -> Iterator[Context]:
         doorbell = Doorbell(app)
         reconciler = Reconciler(settings, db, app)
         classifier = Classifier(db)
-        for part in (doorbell, reconciler, classifier):
+        batcher = Batcher(settings.max_waiting_images)
+        for part in (doorbell, reconciler, classifier, batcher):
             part.start()
             closing.callback(part.close)
         feed, studio, shelf = EventFeed(db), Studio(), Shelf(settings)
-        yield Context(settings, db, doorbell, classifier, feed, studio, shelf, decoding=Lock())
+        yield Context(settings, db, doorbell, classifier, batcher, feed, studio, shelf, decoding=Lock())

@@ -9,6 +9,7 @@ from fastapi import Depends, Request
 from service.api.examples import Shelf
 from service.api.feed import EventFeed
 from service.api.pictures import Studio
+from service.batcher import Batcher
 from service.classifier import Classifier
 from service.queue import Doorbell
 from service.settings import Settings
@@ -23,6 +24,7 @@ class Context:
     db: Database
     doorbell: Doorbell
     classifier: Classifier
+    batcher: Batcher
     feed: EventFeed
     studio: Studio
     shelf: Shelf

@@ -12,7 +12,7 @@ from service.api import problems
 from service.errors import BadRequest, PayloadTooLarge, ServiceError
 from service.settings import Settings
 
-_REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
+REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 
 log = logging.getLogger(__name__)
 
@@ -29,7 +29,7 @@ class RequestIdentity:
             await self._app(scope, receive, send)
             return
         given = Headers(scope=scope).get("x-request-id", "")
-        request_id = given if _REQUEST_ID.fullmatch(given) else uuid7().hex
+        request_id = given if REQUEST_ID.fullmatch(given) else uuid7().hex
         scope.setdefault("state", {})["request_id"] = request_id
         has_started = False
 

@@ -8,8 +8,10 @@ import sys
 from types import FrameType
 
 import uvicorn
+from threadpoolctl import threadpool_limits
 
 from service.api.app import create_app
+from service.api.express import Express
 from service.settings import Settings
 
 GRACE_SECONDS = 5
@@ -19,10 +21,10 @@ class Server(uvicorn.Server):
     """One that says where it listens, and ends event streams first when it is told to stop."""
 
     def __init__(self, settings: Settings) -> None:
-        self._app = create_app(settings)
+        self.application = create_app(settings)
         super().__init__(
             uvicorn.Config(
-                self._app,
+                Express(self.application, settings),
                 host=settings.host,
                 port=settings.port,
                 lifespan="on",
@@ -39,7 +41,7 @@ class Server(uvicorn.Server):
         print(f"Numeral listens on {self.address}", flush=True)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        self._app.state.context.feed.stop()
+        self.application.state.context.feed.stop()
         await super().shutdown(sockets)
 
     @property
@@ -52,6 +54,8 @@ class Server(uvicorn.Server):
 def serve(settings: Settings) -> None:
     """Serve until SIGTERM or SIGINT; then finish the requests at hand and return. Ends the process with
     status 3 if it cannot start."""
+    # a request's products are small: threads that share them would wait for each other, and so would requests
+    threadpool_limits(limits=1)
     signal.signal(signal.SIGTERM, _leave)  # uvicorn raises it again when all is closed
     with contextlib.suppress(KeyboardInterrupt):
         Server(settings).run()

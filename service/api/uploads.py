@@ -21,6 +21,7 @@ from service.errors import BadRequest, FieldError, Invalid, PayloadTooLarge, Ser
 from service.settings import Settings
 
 FIELDS = ("images", "image", "scale", "preprocess")
+PIXELS = SIDE * SIDE
 MODES: dict[str, Mode] = {"auto": "auto", "mnist": "mnist", "none": "none"}
 SCALES: dict[str, Scale] = {"byte": "byte", "unit": "unit"}
 
@@ -48,20 +49,30 @@ class Upload:
     """A body whose kind is known by its content: a form, JSON, or else an image."""
 
     raw: bytes
-    is_json: bool
+    is_json: bool = False
     form: Form | None = None
+    is_pixels: bool = False
 
 
 async def _upload(request: Request, raw: RawBody, context: Wired) -> Upload:
     media = bodies.media_type(request)
     if media == "multipart/form-data" and raw.lstrip()[:2] == b"--":
-        return Upload(raw, is_json=False, form=await _form(request, raw, context.settings.max_images))
+        return Upload(raw, form=await _form(request, raw, context.settings.max_images))
+    if media == "application/octet-stream" and _is_pixels(raw):
+        return Upload(raw, is_pixels=True)
     starts_as_json = raw.lstrip()[:1] in (b"{", b"[")
     starts_as_text = raw[:1].isascii() and raw[:4] != b"RIFF"
     return Upload(raw, is_json=starts_as_json or (bodies.is_json(media) and starts_as_text))
 
 
 Uploaded = Annotated[Upload, Depends(_upload)]
+
+
+def _is_pixels(raw: bytes) -> bool:
+    """Of bytes of which nothing is said: they are pixels by their number, or because they are nothing else."""
+    if len(raw) % PIXELS == 0 and not digits.is_read(raw):
+        return True
+    return digits.kind_of(raw) == "unknown bytes"
 
 
 class _InMemory(MultiPartParser):
@@ -101,6 +112,8 @@ def read(upload: Upload, mode: Mode | None, settings: Settings) -> Batch:
         return _of_json(bodies.decode(upload.raw), mode, settings)
     if not upload.raw:
         raise Invalid("the body is empty: send an image, a form of images, or JSON", code="no_images")
+    if upload.is_pixels:
+        return _of_pixels(upload.raw, mode, settings.max_images)
     digit = digits.read(upload.raw, mode=mode or "auto", max_pixels=settings.max_image_pixels)
     return _batch([digit])
 
@@ -133,6 +146,20 @@ def _of_json(payload: object, mode: Mode | None, settings: Settings) -> Batch:
     return _Mixed(images, places, mode, scale, settings.max_image_pixels).batch()
 
 
+def _of_pixels(raw: bytes, mode: Mode | None, max_images: int) -> Batch:
+    count, rest = divmod(len(raw), PIXELS)
+    if rest:
+        detail = f"{len(raw):,} bytes are no whole number of images of {PIXELS} bytes: {rest} are left over"
+        raise Invalid(detail, code="bad_pixels", errors=[FieldError("#", detail)])
+    if count > max_images:
+        raise _too_many(max_images)
+    greys = np.frombuffer(raw, np.uint8).reshape(count, SIDE, SIDE)
+    if mode in ("auto", "mnist"):
+        return _batch([digits.prepare(grey, mode=mode) for grey in greys])
+    pixels = greys.reshape(count, PIXELS)
+    return Batch(pixels, [("blank",) if blank else () for blank in digits.is_blank(pixels)])
+
+
 def _listed(payload: dict[str, Any]) -> tuple[list[object], list[str]]:
     """The images and where each stands."""
     if ("image" in payload) == ("images" in payload):
@@ -160,7 +187,7 @@ class _Mixed:
     def batch(self) -> Batch:
         encoded = [index for index, image in enumerate(self.images) if isinstance(image, str)]
         numbers = [index for index, image in enumerate(self.images) if not isinstance(image, str)]
-        pixels = np.zeros((len(self.images), SIDE * SIDE), dtype=np.float32)
+        pixels = np.zeros((len(self.images), PIXELS), dtype=np.float32)
         if numbers:
             pixels[numbers] = self._numbers(numbers)
         warnings: list[Sequence[str]] = [("blank",) if blank else () for blank in digits.is_blank(pixels)]

@@ -64,7 +64,7 @@ def read(image: bytes, *, mode: Mode = "auto", max_pixels: int) -> Digit:
     Raises UnsupportedMedia (`unsupported_image`), PayloadTooLarge (`image_too_large`: width x height over
     `max_pixels`, found before anything is decoded) and Invalid (`corrupt_image`, `several_frames`).
     """
-    kind = _kind(image)
+    kind = kind_of(image)
     opener = _OPENERS.get(kind)
     if opener is None:
         raise UnsupportedMedia(f"found {kind}: send PNG, JPEG or WebP", code="unsupported_image")
@@ -115,9 +115,9 @@ def from_pixels(images: Sequence[object], *, scale: Scale = "byte") -> NDArray[n
     return (pixels * (255.0 / top)).astype(np.float32)
 
 
-def is_blank(pixels: NDArray[np.float32]) -> NDArray[np.bool_]:
+def is_blank(pixels: NDArray[Any]) -> NDArray[np.bool_]:
     """Which rows of (n, 784), from 0 to 255, hold no ink: as of numbers from 0 to 1 that were sent as bytes."""
-    spread: NDArray[np.float32] = np.ptp(pixels, axis=1)
+    spread: NDArray[Any] = np.ptp(pixels, axis=1)
     return spread < BLANK_BELOW
 
 
@@ -164,7 +164,13 @@ def _said(value: object) -> str:
 # From bytes to grey
 
 
-def _kind(image: bytes) -> str:
+def is_read(data: bytes) -> bool:
+    """Whether bytes begin as a file that `read` takes."""
+    return data[:1] in (b"\x89", b"\xff", b"R") and kind_of(data) in _OPENERS
+
+
+def kind_of(image: bytes) -> str:
+    """PNG, JPEG or WebP, which are read, or what else the first bytes say."""
     if image[:4] == b"RIFF" and image[8:12] == b"WEBP":
         return "WebP"
     if image[4:8] == b"ftyp":

@@ -178,7 +178,7 @@ def test_the_stream_of_a_job_that_is_deleted_ends(live: Live) -> None:
 
 
 def test_a_follower_that_left_is_forgotten(live: Live) -> None:
-    feed = live.server._app.state.context.feed
+    feed = live.server.application.state.context.feed
     with stream(live, live.submit()) as answer:
         events_of_it = told(answer)  # held: its end would close the connection
         next(events_of_it)

@@ -1,0 +1,136 @@
+"""What runs networks for requests: at once where that takes no longer than to hand it over, else a thread of its own
+that takes whatever has queued.
+
+The queue is bounded: beyond it requests are refused, so that those which are accepted are answered soon. One batch holds
+the images of one network only; a request keeps the network that it began with."""
+
+import asyncio
+import threading
+from collections import deque
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from service.errors import Unavailable
+from service.inference import Floats, NumpyNetwork
+
+LIGHT = (
+    2_000_000  # multiplications that take less than a tenth of a millisecond, about what a hand-over costs
+)
+LARGEST_BATCH = 256  # images; more are no faster an image, and the first of them would wait for the last
+
+
+class Overloaded(Unavailable):
+    code = "overloaded"
+
+
+@dataclass(frozen=True, eq=False)
+class _Waiting:
+    network: NumpyNetwork
+    pixels: NDArray[Any]
+    answer: "Future[Floats]" = field(default_factory=Future)
+
+
+class Batcher:
+    """Runs networks; any thread may ask. It works between `start` and `close`."""
+
+    def __init__(self, max_waiting: int) -> None:
+        """`max_waiting` images may wait at a time; a single request may bring more while none do."""
+        self._max_waiting = max_waiting
+        self._queue: deque[_Waiting] = deque()
+        self._images = 0  # in the queue
+        self._changed = threading.Condition()
+        self._is_closing = False
+        self._thread = threading.Thread(target=self._work, name="batcher", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def close(self) -> None:
+        """Answer those that wait, and end."""
+        with self._changed:
+            self._is_closing = True
+            self._changed.notify()
+        self._thread.join(timeout=10)
+
+    async def probabilities(self, network: NumpyNetwork, pixels: NDArray[Any]) -> Floats:
+        """(n, classes) of (n, 784). Raises Overloaded."""
+        if is_light(network, len(pixels)):
+            return network.probabilities(pixels)
+        return await asyncio.wrap_future(self._put(network, pixels))
+
+    def probabilities_in_thread(self, network: NumpyNetwork, pixels: NDArray[Any]) -> Floats:
+        """The same for a caller that may wait."""
+        if is_light(network, len(pixels)):
+            return network.probabilities(pixels)
+        return self._put(network, pixels).result()
+
+    @property
+    def waiting(self) -> int:
+        """Images in the queue."""
+        return self._images
+
+    def _put(self, network: NumpyNetwork, pixels: NDArray[Any]) -> "Future[Floats]":
+        one = _Waiting(network, pixels)
+        with self._changed:
+            if self._is_closing:
+                raise Overloaded("the server is stopping")
+            if self._images and self._images + len(pixels) > self._max_waiting:
+                raise Overloaded(
+                    f"{self._images:,} images wait already, the limit is {self._max_waiting:,} "
+                    "(NUMERAL_MAX_WAITING_IMAGES): try again soon, or run more API processes"
+                )
+            self._queue.append(one)
+            self._images += len(pixels)
+            self._changed.notify()
+        return one.answer
+
+    def _work(self) -> None:
+        while True:
+            batch = self._next()
+            if not batch:
+                return
+            batch = [one for one in batch if one.answer.set_running_or_notify_cancel()]
+            if batch:
+                _run(batch)
+
+    def _next(self) -> list[_Waiting]:
+        """Those at the head of the queue that have one network; none when all is over."""
+        with self._changed:
+            while not self._queue and not self._is_closing:
+                self._changed.wait()
+            batch: list[_Waiting] = []
+            images = 0
+            while self._queue and (
+                not batch
+                or (
+                    self._queue[0].network is batch[0].network
+                    and images + len(self._queue[0].pixels) <= LARGEST_BATCH
+                )
+            ):
+                batch.append(self._queue.popleft())
+                images += len(batch[-1].pixels)
+            self._images -= images
+            return batch
+
+
+def is_light(network: NumpyNetwork, images: int) -> bool:
+    """Whether it is done sooner than handed over."""
+    return network.parameter_count * images <= LIGHT
+
+
+def _run(batch: list[_Waiting]) -> None:
+    try:
+        pixels = np.concatenate([np.asarray(one.pixels, np.float32) for one in batch])
+        found = batch[0].network.probabilities(pixels)
+    except Exception as error:  # noqa: BLE001  raised again by whoever asked
+        for one in batch:
+            one.answer.set_exception(error)
+        return
+    start = 0
+    for one in batch:
+        one.answer.set_result(found[start : start + len(one.pixels)])
+        start += len(one.pixels)
