@@ -119,7 +119,7 @@ class Batcher:
 
 def is_light(network: NumpyNetwork, images: int) -> bool:
     """Whether it is done sooner than handed over."""
-    return network.parameter_count * images <= LIGHT
+    return network.cost * images <= LIGHT
 
 
 def _run(batch: list[_Waiting]) -> None:

@@ -11,6 +11,7 @@ from service.checkpoints import Arrays
 from service.spec import Activation, TrainingSpec
 
 Floats = NDArray[np.float32]
+Layers = list[tuple[Floats, Floats]]  # of each layer, weight (out, in) and bias (out,)
 
 CHUNK = 2000  # rows at once: a whole test set through wide layers would take hundreds of megabytes
 _ZERO = np.float32(0)
@@ -23,7 +24,7 @@ class NumpyNetwork:
     def __init__(self, spec: TrainingSpec, arrays: Arrays) -> None:
         """`arrays` are a checkpoint's, named as in `checkpoints.shapes`."""
         self.spec = spec
-        self.parameter_count = spec.parameter_count
+        self.parameter_count = self.cost = spec.parameter_count
         self._inputs, *_, self._outputs = spec.layer_widths
         self._classifies = spec.task_name == "classification"
         self._networks = [
@@ -66,23 +67,12 @@ class NumpyNetwork:
 
 
 class _Perceptron:
-    """One network's layers. What normalises the input is part of the first of them: of inputs x on the scale that
-    they come in, W ((x / d - mean) / std) + b is (W / (d std)) x + (b - W (mean / std))."""
+    """One network's layers."""
 
     def __init__(self, spec: TrainingSpec, arrays: Arrays) -> None:
         self._activate = IN_PLACE[spec.network.activation]
-        mean, std = (arrays[f"input.{name}"].astype(np.float64) for name in ("mean", "std"))
-        divisor = 255 if spec.task_name == "classification" else 1
-        weight, bias = arrays["layers.0.weight"].astype(np.float64), arrays["layers.0.bias"]
         # BLAS reads the transpose in place
-        first = ((weight / (divisor * std)).astype(np.float32).T, (bias - weight @ _wide(mean / std, weight)))
-        layers = range(1, len(spec.layer_widths) - 1)
-        others = [
-            (np.ascontiguousarray(arrays[f"layers.{i}.weight"]).T, arrays[f"layers.{i}.bias"]) for i in layers
-        ]
-        *self._hidden, self._last = [
-            (each, np.asarray(bias, dtype=np.float32)) for each, bias in (first, *others)
-        ]
+        *self._hidden, self._last = [(weight.T, bias) for weight, bias in layers_of(spec, arrays)]
 
     def __call__(self, inputs: NDArray[Any]) -> Floats:
         """Its logits, or a regression's outputs."""
@@ -97,9 +87,19 @@ class _Perceptron:
         return outputs
 
 
-def _wide(values: NDArray[Any], weight: NDArray[Any]) -> NDArray[Any]:
-    """One for each of the weight's inputs."""
-    return np.broadcast_to(values, weight.shape[1:])
+def layers_of(spec: TrainingSpec, arrays: Arrays) -> Layers:
+    """A network's layers in float32, with what normalises the input as a part of the first: of inputs x on the scale
+    that they come in, W ((x / d - mean) / std) + b is (W / (d std)) x + (b - W (mean / std))."""
+    mean, std = (arrays[f"input.{name}"].astype(np.float64) for name in ("mean", "std"))
+    divisor = 255 if spec.task_name == "classification" else 1
+    weight, bias = arrays["layers.0.weight"].astype(np.float64), arrays["layers.0.bias"]
+    shift = weight @ np.broadcast_to(mean / std, weight.shape[1:])
+    first = ((weight / (divisor * std)).astype(np.float32), (bias - shift).astype(np.float32))
+    layers = range(1, len(spec.layer_widths) - 1)
+    return [
+        first,
+        *((np.ascontiguousarray(arrays[f"layers.{i}.weight"]), arrays[f"layers.{i}.bias"]) for i in layers),
+    ]
 
 
 def log_softmax(logits: Floats) -> Floats:

@@ -30,6 +30,10 @@ class Settings(BaseSettings):
     ] = Path("~/.numeral")
     host: Annotated[str, Field(description="Address that the API listens on.")] = "127.0.0.1"
     port: Annotated[int, Field(ge=0, le=65535, description="Port of the API; 0 takes a free one.")] = 8000
+    api_processes: Annotated[
+        int,
+        Field(ge=1, le=64, description="Processes that answer HTTP; they share the port and the database."),
+    ] = 1
     database_url: Annotated[
         SecretStr | None,
         Field(

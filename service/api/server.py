@@ -2,6 +2,7 @@
 
 import contextlib
 import gc
+import logging
 import signal
 import socket
 import sys
@@ -12,15 +13,19 @@ from threadpoolctl import threadpool_limits
 
 from service.api.app import create_app
 from service.api.express import Express
+from service.api.fleet import STARTUP_FAILURE, Fleet
 from service.settings import Settings
 
 GRACE_SECONDS = 5
+
+log = logging.getLogger(__name__)
 
 
 class Server(uvicorn.Server):
     """One that says where it listens, and ends event streams first when it is told to stop."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, *, announces: bool = True) -> None:
+        self._announces = announces
         self.application = create_app(settings)
         super().__init__(
             uvicorn.Config(
@@ -38,7 +43,8 @@ class Server(uvicorn.Server):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
         gc.freeze()  # what is there by now stays: a collection during a request need not walk it
-        print(f"Numeral listens on {self.address}", flush=True)
+        if self._announces:
+            announce(self.servers[0].sockets[0])
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         self.application.state.context.feed.stop()
@@ -47,18 +53,40 @@ class Server(uvicorn.Server):
     @property
     def address(self) -> str:
         """Once started, also if the port was left to the system."""
-        host, port = self.servers[0].sockets[0].getsockname()[:2]
-        return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+        return address_of(self.servers[0].sockets[0])
+
+
+def address_of(listening: socket.socket) -> str:
+    host, port = listening.getsockname()[:2]
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+def announce(listening: socket.socket) -> None:
+    print(f"Numeral listens on {address_of(listening)}", flush=True)
 
 
 def serve(settings: Settings) -> None:
-    """Serve until SIGTERM or SIGINT; then finish the requests at hand and return. Ends the process with
-    status 3 if it cannot start."""
+    """Serve until SIGTERM or SIGINT, in as many processes as the settings say; then finish the requests at hand and
+    return. Ends the process with status 3 if it cannot start."""
     # a request's products are small: threads that share them would wait for each other, and so would requests
     threadpool_limits(limits=1)
     signal.signal(signal.SIGTERM, _leave)  # uvicorn raises it again when all is closed
-    with contextlib.suppress(KeyboardInterrupt):
-        Server(settings).run()
+    if settings.api_processes == 1:
+        with contextlib.suppress(KeyboardInterrupt):
+            Server(settings).run()
+        return
+
+    def work(listening: socket.socket) -> None:
+        signal.signal(signal.SIGTERM, _leave)
+        Server(settings, announces=False).run(sockets=[listening])
+
+    try:
+        fleet = Fleet(settings.host, settings.port, settings.api_processes, work)
+    except OSError as error:
+        log.error("cannot listen on %s:%s: %s", settings.host, settings.port, error.strerror)  # noqa: TRY400
+        sys.exit(STARTUP_FAILURE)
+    announce(fleet.socket)
+    sys.exit(fleet.run())
 
 
 def _leave(_number: int, _frame: FrameType | None) -> None:
