@@ -1,12 +1,13 @@
 """Which digit is it: images in, label and ten probabilities out."""
 
 import json
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Query, Response
 from pydantic import BaseModel, Field
 
-from service.api import uploads
+from service.api import abstention, uploads
+from service.api.abstention import Asked, Coverage, Include, MinConfidence, Reason, asked
 from service.api.context import Wired
 from service.api.models import ModelRef
 from service.api.problems import documented
@@ -21,10 +22,37 @@ router = APIRouter(prefix="/v1", tags=["predictions"])
 class Prediction(BaseModel):
     """What the model sees in one image."""
 
-    label: Annotated[int, Field(ge=0, le=9, description="The likeliest class.")]
-    confidence: Annotated[float, Field(description="Its probability.")]
-    probabilities: Annotated[list[float], Field(min_length=10, max_length=10)]
-    warnings: Annotated[list[DigitWarning], Field(description="What is odd about the image.")]
+    label: Annotated[
+        int | None, Field(ge=0, le=9, description="The likeliest class; null: the prediction abstains.")
+    ]
+    confidence: Annotated[float, Field(description="The likeliest class's probability.")]
+    probabilities: Annotated[
+        list[float],
+        Field(
+            min_length=10, max_length=10, description="Calibrated: of those at 0.9, nine in ten are right."
+        ),
+    ]
+    warnings: Annotated[
+        list[DigitWarning | Literal["not_a_digit"]], Field(description="What is odd about the image.")
+    ]
+    abstained: Annotated[bool | None, Field(description="Whether it abstains; with `min_confidence`.")] = None
+    reason: Annotated[
+        Reason | None, Field(description="Why it abstains; null: it does not. With `min_confidence`.")
+    ] = None
+    set: Annotated[
+        list[int] | None,
+        Field(
+            description="The likeliest labels, likeliest first, which hold the true one in `coverage` of all cases; "
+            "empty: no label is likely enough for it. With `coverage`."
+        ),
+    ] = None
+    not_a_digit: Annotated[
+        float | None,
+        Field(
+            description="Share of digits that look more like one, from 0 to 1; null: the model cannot tell. With "
+            "`include=not_a_digit`."
+        ),
+    ] = None
 
 
 class Predictions(BaseModel):
@@ -73,6 +101,7 @@ _BODY = {
                             "description": "byte: 0 to 255; unit: 0 to 1. White ink on black.",
                         },
                         "preprocess": _PREPROCESS,
+                        **abstention.SCHEMAS,
                     },
                 },
                 "example": {"images": [[0] * 784], "scale": "byte"},
@@ -86,6 +115,7 @@ _BODY = {
                     "properties": {
                         "files": {"type": "array", "items": {"type": "string", "format": "binary"}},
                         "preprocess": _PREPROCESS,
+                        **abstention.SCHEMAS,
                     },
                 }
             },
@@ -103,9 +133,17 @@ Preprocess = Annotated[Mode | None, Query(description="How images are brought to
     responses=documented(*_REFUSALS),
     openapi_extra=_BODY,
 )
-def predict(context: Wired, upload: Uploaded, preprocess: Preprocess = None) -> Response:
+def predict(
+    context: Wired,
+    upload: Uploaded,
+    preprocess: Preprocess = None,
+    min_confidence: MinConfidence = None,
+    coverage: Coverage = None,
+    include: Include = None,
+) -> Response:
     """One image or many: image bytes, a form of files, or JSON with pixels or base64."""
-    return _answer(context, LATEST, upload, preprocess)
+    batch = uploads.read(upload, preprocess, context.settings)
+    return _answer(context, LATEST, batch, asked(batch.asked, min_confidence, coverage, include))
 
 
 @router.post(
@@ -116,28 +154,42 @@ def predict(context: Wired, upload: Uploaded, preprocess: Preprocess = None) -> 
     openapi_extra=_BODY,
 )
 def predict_with(
-    context: Wired, reference: ModelRef, upload: Uploaded, preprocess: Preprocess = None
+    context: Wired,
+    reference: ModelRef,
+    upload: Uploaded,
+    preprocess: Preprocess = None,
+    min_confidence: MinConfidence = None,
+    coverage: Coverage = None,
+    include: Include = None,
 ) -> Response:
     """As `POST /v1/predict`, with the model that the reference stands for."""
-    return _answer(context, reference, upload, preprocess)
-
-
-def _answer(context: Wired, reference: str, upload: Uploaded, preprocess: Mode | None) -> Response:
     batch = uploads.read(upload, preprocess, context.settings)
-    answer = _predicted(context.classifier.loaded(reference), batch)
+    return _answer(context, reference, batch, asked(batch.asked, min_confidence, coverage, include))
+
+
+def _answer(context: Wired, reference: str, batch: Batch, wanted: Asked) -> Response:
+    answer = _predicted(context.classifier.loaded(reference), batch, wanted)
     # thousands of images are encoded as they are: a pass through pydantic would take longer than the network
     return Response(json.dumps(answer, separators=(",", ":")), media_type="application/json")
 
 
-def _predicted(loaded: Loaded, batch: Batch) -> dict[str, Any]:
-    probabilities = loaded.network.probabilities(batch.pixels)
-    labels = probabilities.argmax(axis=1)
-    rows = zip(labels.tolist(), probabilities.tolist(), batch.warnings, strict=True)
-    return {
-        "model": loaded.model.id,
-        "version": loaded.model.version,
-        "predictions": [
-            {"label": label, "confidence": row[label], "probabilities": row, "warnings": list(warnings)}
-            for label, row, warnings in rows
-        ],
-    }
+def _predicted(loaded: Loaded, batch: Batch, wanted: Asked) -> dict[str, Any]:
+    found = loaded.predict(batch.pixels)
+    rows = zip(
+        found.labels.tolist(),
+        found.probabilities.tolist(),
+        found.flagged.tolist(),
+        batch.warnings,
+        strict=True,
+    )
+    predictions: list[dict[str, Any]] = [
+        {
+            "label": label,
+            "confidence": row[label],
+            "probabilities": row,
+            "warnings": [*warnings, "not_a_digit"] if flagged else list(warnings),
+        }
+        for label, row, flagged, warnings in rows
+    ]
+    wanted.add_to(predictions, found, loaded)
+    return {"model": loaded.model.id, "version": loaded.model.version, "predictions": predictions}
