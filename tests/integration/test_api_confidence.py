@@ -16,7 +16,7 @@ from tests.integration.conftest import Live, weights_for
 TEMPERATURE = 4.0
 # three labels of ten would cover 0.95 of all: weights_for's logits are 10 and nine zeros
 CALIBRATION = Calibration(
-    TEMPERATURE, "test_folds", 10_000, np.where(LEVELS < 0.95, 1.0, 100.0), np.linspace(-30, 0, len(LEVELS))
+    TEMPERATURE, "test_folds", 10_000, np.where(LEVELS < 0.95, 1.0, 100.0), np.linspace(-3, 3, len(LEVELS))
 )
 SURE = np.exp(10 / TEMPERATURE) / (np.exp(10 / TEMPERATURE) + 9)
 
