@@ -56,16 +56,16 @@ class Batcher:
             self._changed.notify()
         self._thread.join(timeout=10)
 
-    async def probabilities(self, network: NumpyNetwork, pixels: NDArray[Any]) -> Floats:
+    async def logits(self, network: NumpyNetwork, pixels: NDArray[Any]) -> Floats:
         """(n, classes) of (n, 784). Raises Overloaded."""
         if is_light(network, len(pixels)):
-            return network.probabilities(pixels)
+            return network.logits(pixels)
         return await asyncio.wrap_future(self._put(network, pixels))
 
-    def probabilities_in_thread(self, network: NumpyNetwork, pixels: NDArray[Any]) -> Floats:
+    def logits_in_thread(self, network: NumpyNetwork, pixels: NDArray[Any]) -> Floats:
         """The same for a caller that may wait."""
         if is_light(network, len(pixels)):
-            return network.probabilities(pixels)
+            return network.logits(pixels)
         return self._put(network, pixels).result()
 
     @property
@@ -125,7 +125,7 @@ def is_light(network: NumpyNetwork, images: int) -> bool:
 def _run(batch: list[_Waiting]) -> None:
     try:
         pixels = np.concatenate([np.asarray(one.pixels, np.float32) for one in batch])
-        found = batch[0].network.probabilities(pixels)
+        found = batch[0].network.logits(pixels)
     except Exception as error:  # noqa: BLE001  raised again by whoever asked
         for one in batch:
             one.answer.set_exception(error)

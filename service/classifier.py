@@ -7,10 +7,15 @@ import threading
 from collections import OrderedDict
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
+from numpy.typing import NDArray
+
+from service import confidence
 from service.checkpoints import CorruptCheckpoint
+from service.confidence import Calibration, Predicted
 from service.errors import Conflict, NotFound, Unavailable
-from service.inference import NumpyNetwork
+from service.inference import Floats, NumpyNetwork
 from service.store import checkpoints, models
 from service.store.checkpoints import Damaged
 from service.store.database import Database
@@ -40,6 +45,11 @@ class Loaded:
 
     model: Model
     network: NumpyNetwork
+    calibration: Calibration | None = None
+
+    def predicted(self, logits: Floats, pixels: NDArray[Any]) -> Predicted:
+        """What the model says of pictures, (n, 784) from 0 to 255, by its network's logits of them."""
+        return confidence.predicted(logits, pixels, self.calibration)
 
 
 class Classifier:
@@ -152,7 +162,7 @@ class Classifier:
                 return found
             if damage is not None:
                 raise ModelDamaged(damage)
-            loaded = Loaded(model, self._network(model))
+            loaded = Loaded(model, self._network(model), Calibration.of_json(model.calibration))
             self._keep(loaded)
             return loaded
 

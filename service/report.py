@@ -13,8 +13,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from service import answers, checkpoints, comparison, presets
+from service import answers, calibration, checkpoints, comparison, presets
 from service.answers import Answers
+from service.calibration import Examples, Fitted
 from service.data import simulated
 from service.data.datasets import Dataset
 from service.evaluation import CHUNK, mean_loss, outputs
@@ -29,10 +30,12 @@ Figures = dict[str, Any]
 
 @dataclass(frozen=True)
 class Report:
-    """`data` is JSON; `answers` are of a classification's test set, None for a regression."""
+    """`data` is JSON; `answers` are of a classification's test set, None for a regression. `calibration` is JSON that
+    belongs to the model, see `confidence.Calibration`; None for a regression or where too few examples tell."""
 
     data: Figures
     answers: Answers | None
+    calibration: Figures | None = None
 
 
 @dataclass(frozen=True)
@@ -53,7 +56,8 @@ def make(weights: bytes, dataset: Dataset, *, device: torch.device, preset: str 
     made by, whose published figures are set beside ours. Raises checkpoints.CorruptCheckpoint."""
     spec, _, metadata = checkpoints.decode_weights(weights)
     parts = _parts(rebuild(weights).to(device), dataset, spec)
-    figures, told = (_classification if spec.task_name == "classification" else _regression)(parts, spec)
+    make_figures = _classification if spec.task_name == "classification" else _regression
+    figures, told, calibrated = make_figures(parts, spec)
     data = {
         "format": FORMAT,
         "task": spec.task_name,
@@ -64,7 +68,7 @@ def make(weights: bytes, dataset: Dataset, *, device: torch.device, preset: str 
         **figures,
         **_against_published(preset, spec, figures),
     }
-    return Report(data, told)
+    return Report(data, told, calibrated)
 
 
 def _parts(network: Network, dataset: Dataset, spec: TrainingSpec) -> dict[str, _Part]:
@@ -93,9 +97,13 @@ def _outputs(network: Network, inputs: NDArray[Any]) -> Tensor:
     return torch.cat([outputs(network, network.normalize(one.to(device))).cpu() for one in chunks])
 
 
-def _classification(parts: Mapping[str, _Part], spec: TrainingSpec) -> tuple[Figures, Answers]:
+def _classification(
+    parts: Mapping[str, _Part], spec: TrainingSpec
+) -> tuple[Figures, Answers, Figures | None]:
     test = parts["test"]
     told = answers.of_logits(test.outputs.numpy(), test.targets.numpy(), test.inputs)
+    fitted = _fitted(parts, spec)
+    before, after = _calibration(told), None if fitted is None else _calibration(fitted.told(told))
     confusion = _confusion(told)
     classes = _classes(confusion, told)
     figures = {
@@ -104,9 +112,26 @@ def _classification(parts: Mapping[str, _Part], spec: TrainingSpec) -> tuple[Fig
         "confusion_matrix": confusion,
         "classes": classes,
         "macro": {name: _mean_of(classes, name) for name in ("precision", "recall", "f1", "roc_auc")},
-        "calibration": _calibration(told),
+        "calibration": before,
+        "calibrated": None if fitted is None or after is None else {**fitted.figures, **after},
     }
-    return figures, told
+    if fitted is None or after is None:
+        return figures, told, None
+    improved = {
+        name: {"before": before[name], "after": after[name]}
+        for name in ("expected_calibration_error", "negative_log_likelihood")
+    }
+    return figures, told, {**fitted.calibration.to_json(), **improved}
+
+
+def _fitted(parts: Mapping[str, _Part], spec: TrainingSpec) -> Fitted | None:
+    are_digits = spec.dataset.name in calibration.DIGITS
+    held_out = {
+        name: Examples(part.outputs.numpy(), part.targets.numpy(), part.inputs if are_digits else None)
+        for name, part in parts.items()
+        if name != "train"
+    }
+    return calibration.fit(held_out["test"], held_out.get("validation"))
 
 
 def _accuracy(part: _Part, spec: TrainingSpec) -> Figures:
@@ -168,7 +193,8 @@ def _roc_auc(scores: NDArray[np.float32], is_class: NDArray[np.bool_]) -> float 
 def _calibration(told: Answers) -> Figures:
     """Whether a confidence of 90 % is right nine times in ten. expected_calibration_error: mean of
     |accuracy - confidence| over 15 bins of equal width, weighted by their examples (Guo et al. 2017, equation
-    3); brier_score: mean over examples of the sum over classes of (probability - one-hot label)^2."""
+    3); brier_score: mean over examples of the sum over classes of (probability - one-hot label)^2;
+    negative_log_likelihood: mean over examples of -log p(true class)."""
     from torchmetrics.functional.classification import multiclass_calibration_error
 
     # a bin reaches up to its upper edge without it: what rounds to 1 belongs to the last
@@ -181,6 +207,7 @@ def _calibration(told: Answers) -> Figures:
     return {
         "expected_calibration_error": float(error),
         "brier_score": float((distances**2).sum(axis=1).mean()),
+        "negative_log_likelihood": float(told.loss.mean(dtype=np.float64)),
         "bins": _bins(probabilities.max(axis=1), told.correct),
     }
 
@@ -200,16 +227,20 @@ def _bins(confidence: NDArray[np.float32], correct: NDArray[np.bool_]) -> list[F
     ]
 
 
-def _regression(parts: Mapping[str, _Part], spec: TrainingSpec) -> tuple[Figures, None]:
+def _regression(parts: Mapping[str, _Part], spec: TrainingSpec) -> tuple[Figures, None, None]:
     """The test set of `simulated` is the true function on the lecture's grid, so that its error is the
     curve's distance from the truth."""
     figures = {name: _errors(part, spec) for name, part in parts.items()}
-    return {
-        "loss_name": spec.loss_name,
-        "parts": figures,
-        "curve_rmse": figures["test"]["rmse"],
-        "noise": _noise(parts["train"], figures["train"]["mse"], spec),
-    }, None
+    return (
+        {
+            "loss_name": spec.loss_name,
+            "parts": figures,
+            "curve_rmse": figures["test"]["rmse"],
+            "noise": _noise(parts["train"], figures["train"]["mse"], spec),
+        },
+        None,
+        None,
+    )
 
 
 def _errors(part: _Part, spec: TrainingSpec) -> Figures:

@@ -329,11 +329,12 @@ class Training:
         try:
             data = self._data
             made = make_report(weights, data.dataset, device=data.device, preset=self._job.preset)
-            return Draft(made.data, None if made.answers is None else answers.encode(made.answers))
+            told = None if made.answers is None else answers.encode(made.answers)
+            return Draft(made.data, told, made.calibration)
         except Exception as error:
             log.exception("%s has no report", self._job.id)
-            told = {"code": "report_failed", "detail": f"{type(error).__name__}: {error}"}
-        self._patiently(lambda: attempts.tell(self._db, self._attempt, ("warning", told)))
+            warning = {"code": "report_failed", "detail": f"{type(error).__name__}: {error}"}
+        self._patiently(lambda: attempts.tell(self._db, self._attempt, ("warning", warning)))
         return None
 
     def _cancelled(self) -> None:

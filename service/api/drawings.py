@@ -163,7 +163,11 @@ class Subject:
 
     def calibration(self, _options: Options) -> Picture:
         self._require_classification("calibration")
-        return plots.calibration([Bin(**item) for item in self._report["calibration"]["bins"]])
+        calibrated = self._report.get("calibrated")
+        return plots.calibration(
+            [Bin(**item) for item in self._report["calibration"]["bins"]],
+            [] if calibrated is None else [Bin(**item) for item in calibrated["bins"]],
+        )
 
     def weights(self, options: Options) -> Picture:
         self._require_classification("first-layer weights over pixels")

@@ -69,10 +69,11 @@ class Express:
         if pictures is None:
             return None
         try:
-            probabilities = await context.batcher.probabilities(loaded.network, pictures.pixels)
+            logits = await context.batcher.logits(loaded.network, pictures.pixels)
         except Unavailable:  # told by the long way, unless there is room by then
             return None
-        return predictions.encoded(loaded.model, probabilities, pictures.warnings)
+        found = loaded.predicted(logits, pictures.pixels)
+        return predictions.encoded(loaded.model, predictions.described(found, pictures.warnings))
 
 
 def _reference(scope: Scope) -> str | None:

@@ -11,6 +11,7 @@ from service.api.context import Wired
 from service.api.problems import documented
 from service.api.schemas import Limit, Page, SpecJson, Time, rfc3339
 from service.api.submissions import validated
+from service.confidence import TABLES
 from service.store import models
 from service.store.models import Alias, Model
 
@@ -42,7 +43,10 @@ class ModelView(BaseModel):
     parameter_count: int
     preprocessing: Annotated[str, Field(description="Version of what turns an image into its input.")]
     metrics: dict[str, float]
-    calibration: dict[str, Any] | None
+    calibration: Annotated[
+        dict[str, Any] | None,
+        Field(description="How the model's logits become probabilities; null: by softmax alone."),
+    ]
     weights_sha256: str
     dataset_sha256: str
     provenance: Annotated[dict[str, Any], Field(description="Device, seed, and versions.")]
@@ -52,7 +56,12 @@ class ModelView(BaseModel):
     def of(cls, model: Model, pointers: dict[str, str]) -> "ModelView":
         fields = {name: getattr(model, name) for name in Model.__dataclass_fields__}
         names = sorted(name for name, model_id in pointers.items() if model_id == model.id)
-        return cls(**fields | {"aliases": names, "created_at": rfc3339(model.created_at)})
+        shown: dict[str, Any] = {"aliases": names, "created_at": rfc3339(model.created_at)}
+        if model.calibration is not None:
+            shown["calibration"] = {
+                name: value for name, value in model.calibration.items() if name not in TABLES
+            }
+        return cls(**fields | shown)
 
 
 class AliasView(BaseModel):

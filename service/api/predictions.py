@@ -1,19 +1,20 @@
 """Which digit is it: images in, label and ten probabilities out."""
 
 from collections.abc import Sequence
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import orjson
 from fastapi import APIRouter, Query, Response
 from pydantic import BaseModel, Field
 
-from service.api import uploads
-from service.api.context import Wired
+from service.api import abstention, uploads
+from service.api.abstention import Asked, Coverage, Include, MinConfidence, Reason, asked
+from service.api.context import Context, Wired
 from service.api.models import ModelRef
 from service.api.problems import documented
-from service.api.uploads import Uploaded
+from service.api.uploads import Batch, Uploaded
+from service.confidence import Predicted
 from service.data.digits import DigitWarning, Mode
-from service.inference import Floats
 from service.store.models import LATEST, Model
 
 router = APIRouter(prefix="/v1", tags=["predictions"])
@@ -22,10 +23,37 @@ router = APIRouter(prefix="/v1", tags=["predictions"])
 class Prediction(BaseModel):
     """What the model sees in one image."""
 
-    label: Annotated[int, Field(ge=0, le=9, description="The likeliest class.")]
-    confidence: Annotated[float, Field(description="Its probability.")]
-    probabilities: Annotated[list[float], Field(min_length=10, max_length=10)]
-    warnings: Annotated[list[DigitWarning], Field(description="What is odd about the image.")]
+    label: Annotated[
+        int | None, Field(ge=0, le=9, description="The likeliest class; null: the prediction abstains.")
+    ]
+    confidence: Annotated[float, Field(description="The likeliest class's probability.")]
+    probabilities: Annotated[
+        list[float],
+        Field(
+            min_length=10, max_length=10, description="Calibrated: of those at 0.9, nine in ten are right."
+        ),
+    ]
+    warnings: Annotated[
+        list[DigitWarning | Literal["not_a_digit"]], Field(description="What is odd about the image.")
+    ]
+    abstained: Annotated[bool | None, Field(description="Whether it abstains; with `min_confidence`.")] = None
+    reason: Annotated[
+        Reason | None, Field(description="Why it abstains; null: it does not. With `min_confidence`.")
+    ] = None
+    set: Annotated[
+        list[int] | None,
+        Field(
+            description="The likeliest labels, likeliest first, which hold the true one in `coverage` of all cases; "
+            "empty: no label is likely enough for it. With `coverage`."
+        ),
+    ] = None
+    not_a_digit: Annotated[
+        float | None,
+        Field(
+            description="Share of digits that look more like one, from 0 to 1; null: the model cannot tell. With "
+            "`include=not_a_digit`."
+        ),
+    ] = None
 
 
 class Predictions(BaseModel):
@@ -74,6 +102,7 @@ _BODY = {
                             "description": "byte: 0 to 255; unit: 0 to 1. White ink on black.",
                         },
                         "preprocess": _PREPROCESS,
+                        **abstention.SCHEMAS,
                     },
                 },
                 "example": {"images": [[0] * 784], "scale": "byte"},
@@ -94,6 +123,7 @@ _BODY = {
                     "properties": {
                         "files": {"type": "array", "items": {"type": "string", "format": "binary"}},
                         "preprocess": _PREPROCESS,
+                        **abstention.SCHEMAS,
                     },
                 }
             },
@@ -111,9 +141,17 @@ Preprocess = Annotated[Mode | None, Query(description="How images are brought to
     responses=documented(*_REFUSALS),
     openapi_extra=_BODY,
 )
-def predict(context: Wired, upload: Uploaded, preprocess: Preprocess = None) -> Response:
+def predict(
+    context: Wired,
+    upload: Uploaded,
+    preprocess: Preprocess = None,
+    min_confidence: MinConfidence = None,
+    coverage: Coverage = None,
+    include: Include = None,
+) -> Response:
     """One image or many: image bytes, a form of files, or JSON with pixels or base64."""
-    return _answer(context, LATEST, upload, preprocess)
+    batch = uploads.read(upload, preprocess, context.settings)
+    return _answer(context, LATEST, batch, asked(batch.asked, min_confidence, coverage, include))
 
 
 @router.post(
@@ -124,29 +162,42 @@ def predict(context: Wired, upload: Uploaded, preprocess: Preprocess = None) -> 
     openapi_extra=_BODY,
 )
 def predict_with(
-    context: Wired, reference: ModelRef, upload: Uploaded, preprocess: Preprocess = None
+    context: Wired,
+    reference: ModelRef,
+    upload: Uploaded,
+    preprocess: Preprocess = None,
+    min_confidence: MinConfidence = None,
+    coverage: Coverage = None,
+    include: Include = None,
 ) -> Response:
     """As `POST /v1/predict`, with the model that the reference stands for."""
-    return _answer(context, reference, upload, preprocess)
-
-
-def _answer(context: Wired, reference: str, upload: Uploaded, preprocess: Mode | None) -> Response:
     batch = uploads.read(upload, preprocess, context.settings)
+    return _answer(context, reference, batch, asked(batch.asked, min_confidence, coverage, include))
+
+
+def _answer(context: Context, reference: str, batch: Batch, wanted: Asked) -> Response:
     loaded = context.classifier.loaded(reference)
-    probabilities = context.batcher.probabilities_in_thread(loaded.network, batch.pixels)
-    return Response(encoded(loaded.model, probabilities, batch.warnings), media_type="application/json")
+    found = loaded.predicted(context.batcher.logits_in_thread(loaded.network, batch.pixels), batch.pixels)
+    predictions = described(found, batch.warnings)
+    wanted.add_to(predictions, found, loaded)
+    return Response(encoded(loaded.model, predictions), media_type="application/json")
 
 
-def encoded(model: Model, probabilities: Floats, warnings: Sequence[Sequence[str]]) -> bytes:
+def described(found: Predicted, warnings: Sequence[Sequence[str]]) -> list[dict[str, Any]]:
+    """What everybody is answered about each image."""
+    rows = zip(found.labels.tolist(), found.probabilities, found.flagged.tolist(), warnings, strict=True)
+    return [
+        {
+            "label": label,
+            "confidence": row[label],
+            "probabilities": row,
+            "warnings": [*odd, "not_a_digit"] if flagged else odd,
+        }
+        for label, row, flagged, odd in rows
+    ]
+
+
+def encoded(model: Model, predictions: Sequence[dict[str, Any]]) -> bytes:
     """`Predictions` as JSON, past pydantic, which would take longer than the network."""
-    labels = probabilities.argmax(axis=1).tolist()
-    rows = zip(labels, probabilities, warnings, strict=True)
-    answer = {
-        "model": model.id,
-        "version": model.version,
-        "predictions": [
-            {"label": label, "confidence": row[label], "probabilities": row, "warnings": list(odd)}
-            for label, row, odd in rows
-        ],
-    }
+    answer = {"model": model.id, "version": model.version, "predictions": predictions}
     return orjson.dumps(answer, option=orjson.OPT_SERIALIZE_NUMPY)

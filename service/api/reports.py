@@ -112,7 +112,37 @@ class CalibrationFigures(BaseModel):
     brier_score: Annotated[
         float, Field(description="Mean of the summed squares of probabilities minus one-hot labels: 0 to 2.")
     ]
+    negative_log_likelihood: Annotated[
+        float | None, Field(description="Mean of -log p(true class); null in older reports.")
+    ] = None
     bins: list[CalibrationBin]
+
+
+class CoverageFigures(BaseModel):
+    """How the sets of one coverage fared on the test set."""
+
+    coverage: Annotated[float, Field(description="That was asked for.")]
+    covered: Annotated[float, Field(description="Share of the sets that held the true label.")]
+    mean_size: float
+    empty: Annotated[float, Field(description="Share of the sets without any label.")]
+
+
+class CalibratedFigures(CalibrationFigures):
+    """The same once the logits are divided by the temperature, on test examples that it was not fitted on."""
+
+    temperature: Annotated[float, Field(description="That the model is served with.")]
+    source: Annotated[
+        Literal["validation", "test_folds"],
+        Field(
+            description="Of what it is fitted: the validation split; or both halves of the test set, and then each "
+            "half's figures here are by what the other half gave."
+        ),
+    ]
+    examples: Annotated[int, Field(description="On which it is fitted.")]
+    coverage: list[CoverageFigures]
+    digits_kept: Annotated[
+        float | None, Field(description="Share that is taken for digits; null: the data are no digits.")
+    ]
 
 
 class ClassificationReport(ReportCommon):
@@ -128,7 +158,11 @@ class ClassificationReport(ReportCommon):
     ]
     classes: list[ClassFigures]
     macro: Macro
-    calibration: CalibrationFigures
+    calibration: Annotated[CalibrationFigures, Field(description="Of the network as it was trained.")]
+    calibrated: Annotated[
+        CalibratedFigures | None,
+        Field(description="Of the network as it is served; null: too few examples, or an older report."),
+    ] = None
 
 
 class Errors(BaseModel):

@@ -2,7 +2,7 @@
 
 import base64
 from collections.abc import AsyncIterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Annotated, Any, TypeVar
 
 import numpy as np
@@ -20,7 +20,8 @@ from service.data.digits import SIDE, Digit, Mode, Scale
 from service.errors import BadRequest, FieldError, Invalid, PayloadTooLarge, ServiceError
 from service.settings import Settings
 
-FIELDS = ("images", "image", "scale", "preprocess")
+ASKED = ("min_confidence", "coverage")  # what `abstention` reads
+FIELDS = ("images", "image", "scale", "preprocess", *ASKED)
 PIXELS = SIDE * SIDE
 MODES: dict[str, Mode] = {"auto": "auto", "mnist": "mnist", "none": "none"}
 SCALES: dict[str, Scale] = {"byte": "byte", "unit": "unit"}
@@ -30,10 +31,12 @@ C = TypeVar("C")
 
 @dataclass(frozen=True)
 class Batch:
-    """Images as the network sees them: (n, 784) from 0 to 255, and the warnings of each."""
+    """Images as the network sees them: (n, 784) from 0 to 255, and the warnings of each. `asked` are the fields of
+    the body that are about the answer, as they came."""
 
     pixels: NDArray[Any]
     warnings: Sequence[Sequence[str]]
+    asked: Mapping[str, object] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -107,9 +110,10 @@ def read(upload: Upload, mode: Mode | None, settings: Settings) -> Batch:
     """The images of a body. `mode` is the query's; what the body says goes before it. Raises ServiceError
     that points at the image which is wrong."""
     if upload.form is not None:
-        return _of_form(upload.form, mode, settings)
+        return _asking(_of_form(upload.form, mode, settings), upload.form.fields)
     if upload.is_json:
-        return _of_json(bodies.decode(upload.raw), mode, settings)
+        payload = bodies.decode(upload.raw)
+        return _asking(_of_json(payload, mode, settings), payload)
     if not upload.raw:
         raise Invalid("the body is empty: send an image, a form of images, or JSON", code="no_images")
     if upload.is_pixels:
@@ -118,10 +122,16 @@ def read(upload: Upload, mode: Mode | None, settings: Settings) -> Batch:
     return _batch([digit])
 
 
+def _asking(batch: Batch, fields: Any) -> Batch:
+    return replace(batch, asked={name: fields[name] for name in ASKED if name in fields})
+
+
 def _of_form(form: Form, mode: Mode | None, settings: Settings) -> Batch:
-    unknown = sorted(form.fields.keys() - {"preprocess"})
+    known = ("preprocess", *ASKED)
+    unknown = sorted(form.fields.keys() - set(known))
     if unknown:
-        raise _unknown_field(unknown[0], "send images as files (with a file name); preprocess may go along")
+        remedy = f"send images as files (with a file name); {', '.join(known)} may go along"
+        raise _unknown_field(unknown[0], remedy)
     if not form.files:
         raise Invalid("the form holds no file: send at least one image", code="no_images")
     if "preprocess" in form.fields:

@@ -24,7 +24,7 @@ def of_report(report: Figures) -> Iterator[RenderableType]:
     if is_classification:
         yield _classes(report)
         yield _confusion(report["confusion_matrix"])
-        yield _calibration(report["calibration"])
+        yield _calibration(report["calibration"], report.get("calibrated"))
     else:
         yield _noise(report)
 
@@ -84,9 +84,13 @@ def _confusion(matrix: Sequence[Sequence[int]]) -> Table:
     return table
 
 
-def _calibration(calibration: Figures) -> str:
-    error, brier = calibration["expected_calibration_error"], calibration["brier_score"]
-    return f"expected calibration error {error:.2%}, Brier score {brier:.4f}"
+def _calibration(before: Figures, after: Figures | None) -> str:
+    error, brier = before["expected_calibration_error"], before["brier_score"]
+    said = f"expected calibration error {error:.2%}, Brier score {brier:.4f}"
+    if after is None:
+        return said
+    error, temperature = after["expected_calibration_error"], after["temperature"]
+    return f"{said}; calibrated by a temperature of {temperature:.3g}: {error:.2%}"
 
 
 def _noise(report: Figures) -> str:

@@ -1,6 +1,6 @@
 """How a classifier errs: the confusion matrix and the reliability diagram."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -103,43 +103,59 @@ def _frame(axes: "Axes", classes: int) -> None:
     axes.set_ylim(classes - 0.5, -0.5)
 
 
-def calibration(bins: Sequence[Bin]) -> Picture:
+def calibration(bins: Sequence[Bin], calibrated: Sequence[Bin] = ()) -> Picture:
     """Reliability diagram (DeGroot and Fienberg 1983): accuracy against confidence, bin by bin, and beneath it
-    how many predictions each bin has, on a logarithmic axis. A point over the line is less sure than right."""
-    filled = [
-        item for item in bins if item.count and item.accuracy is not None and item.confidence is not None
-    ]
-    total = sum(item.count for item in filled)
-    gaps = sum(item.count * abs((item.accuracy or 0) - (item.confidence or 0)) for item in filled)
-    error = gaps / total if total else 0.0
+    how many predictions each bin has, on a logarithmic axis. A point over the line is less sure than right. With
+    `calibrated`, the bins of the same predictions by their calibrated confidence, there is a line for each."""
+    filled, after = _filled(bins), _filled(calibrated)
+    error = f"{_error(filled):.2f} %" + (f", calibrated {_error(after):.2f} %" if after else "")
 
     def paint(figure: "Figure") -> None:
         upper = figure.add_axes((0.12, 0.36, 0.84, 0.53))
         lower = figure.add_axes((0.12, 0.11, 0.84, 0.2), sharex=upper)
-        _reliability(upper, filled)
-        _counts(lower, filled)
+        _reliability(upper, {"as trained" if after else "test images": filled, "calibrated": after})
+        _counts(lower, after or filled)
 
+    columns = ("low", "high", "count", "accuracy", "confidence")
+    rows = [_row(item) for item in bins]
+    if after:
+        columns = (*columns, *(f"calibrated_{name}" for name in columns[2:]))
+        rows = [(*row, *_row(item)[2:]) for row, item in zip(rows, calibrated, strict=True)]
     return Picture(
-        f"Calibration: expected calibration error {100 * error:.2f} %",
-        (WIDTH, 5.4),
-        paint,
-        ("low", "high", "count", "accuracy", "confidence"),
-        lambda: ((item.low, item.high, item.count, item.accuracy, item.confidence) for item in bins),
+        f"Calibration: expected calibration error {error}", (WIDTH, 5.4), paint, columns, lambda: rows
     )
 
 
-def _reliability(axes: "Axes", bins: Sequence[Bin]) -> None:
+def _filled(bins: Sequence[Bin]) -> list[Bin]:
+    return [item for item in bins if item.count and item.accuracy is not None and item.confidence is not None]
+
+
+def _error(filled: Sequence[Bin]) -> float:
+    """In percent."""
+    total = sum(item.count for item in filled)
+    gaps = sum(item.count * abs((item.accuracy or 0) - (item.confidence or 0)) for item in filled)
+    return 100 * gaps / total if total else 0.0
+
+
+def _row(item: Bin) -> Row:
+    return (item.low, item.high, item.count, item.accuracy, item.confidence)
+
+
+def _reliability(axes: "Axes", lines: Mapping[str, Sequence[Bin]]) -> None:
     from matplotlib.ticker import PercentFormatter
 
     axes.plot([0, 1], [0, 1], color=MUTED, linewidth=1, linestyle=(0, (4, 3)), label="as sure as right")
-    axes.plot(
-        [item.confidence or 0 for item in bins],
-        [item.accuracy or 0 for item in bins],
-        color="#17375e",
-        marker="o",
-        markersize=5,
-        label="test images",
-    )
+    for (name, bins), color in zip(lines.items(), ("#17375e", "#c0504d"), strict=True):
+        if not bins:
+            continue
+        axes.plot(
+            [item.confidence or 0 for item in bins],
+            [item.accuracy or 0 for item in bins],
+            color=color,
+            marker="o",
+            markersize=5,
+            label=name,
+        )
     axes.set_xlim(0, 1.02)
     axes.set_ylim(0, 1.03)
     axes.set_ylabel("accuracy")

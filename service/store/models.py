@@ -107,6 +107,7 @@ def finish(
             "parameter_count": spec.parameter_count,
             "preprocessing": preprocessing,
             "metrics": header.metrics,
+            "calibration": None if report is None or report.calibration is None else dict(report.calibration),
             "weights_sha256": header.weights_sha256,
             "dataset_sha256": dataset_sha256,
             "provenance": dict(provenance),

@@ -21,10 +21,12 @@ from service.store.tables import curve, report
 
 @dataclass(frozen=True)
 class Draft:
-    """A report that is yet to be stored: its data as JSON, and a classification's answers."""
+    """A report that is yet to be stored: its data as JSON, and a classification's answers; and the JSON of the
+    calibration, which is stored with the model."""
 
     data: Mapping[str, Any]
     answers: bytes | None
+    calibration: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True)

@@ -149,17 +149,17 @@ def test_a_full_queue_is_told_and_when_to_come_back(
 ) -> None:
     monkeypatch.setattr(batcher, "LIGHT", 0)
     gate, begun = threading.Event(), threading.Event()
-    probabilities = NumpyNetwork.probabilities
+    logits = NumpyNetwork.logits
 
     def slow(self: NumpyNetwork, inputs: Any) -> Any:
         begun.set()
         assert gate.wait(20)
-        return probabilities(self, inputs)
+        return logits(self, inputs)
 
     with serving(settings_for(tmp_path, max_waiting_images=2)) as live:
         register(live, weights_for(4))
         assert live.http.post("/v1/predict", content=JSON).status_code == 200
-        monkeypatch.setattr(NumpyNetwork, "probabilities", slow)
+        monkeypatch.setattr(NumpyNetwork, "logits", slow)
         begun.clear()
         answers: list[httpx.Response] = []
         threads = [

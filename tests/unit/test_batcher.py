@@ -34,11 +34,11 @@ class Watched(NumpyNetwork):
         self.gate = threading.Event()
         self.begun = threading.Event()
 
-    def probabilities(self, inputs: Any) -> Floats:
+    def logits(self, inputs: Any) -> Floats:
         self.batches.append(len(inputs))
         self.begun.set()
         assert self.gate.wait(10)
-        return super().probabilities(inputs)
+        return super().logits(inputs)
 
 
 @pytest.fixture
@@ -52,7 +52,7 @@ def running(monkeypatch: pytest.MonkeyPatch) -> Iterator[Batcher]:
 
 
 def expected(network: Watched, images: Any) -> Floats:
-    return NumpyNetwork.probabilities(network, images)
+    return NumpyNetwork.logits(network, images)
 
 
 def wait_for(running: Batcher, images: int) -> None:
@@ -67,62 +67,60 @@ def wait_for(running: Batcher, images: int) -> None:
 def test_what_has_queued_is_run_at_once_and_each_gets_its_own(running: Batcher) -> None:
     network = Watched(0)
     with ThreadPoolExecutor(12) as pool:
-        first = pool.submit(running.probabilities_in_thread, network, IMAGES[:1])
+        first = pool.submit(running.logits_in_thread, network, IMAGES[:1])
         assert network.begun.wait(10)
-        others = [
-            pool.submit(running.probabilities_in_thread, network, IMAGES[n : n + 4]) for n in range(1, 11)
-        ]
+        others = [pool.submit(running.logits_in_thread, network, IMAGES[n : n + 4]) for n in range(1, 11)]
         wait_for(running, 40)
         network.gate.set()
         found = [each.result(10) for each in (first, *others)]
     assert network.batches == [1, 40]
-    np.testing.assert_allclose(found[0], expected(network, IMAGES[:1]), atol=1e-6)
+    np.testing.assert_allclose(found[0], expected(network, IMAGES[:1]), atol=1e-4)
     for n, rows in enumerate(found[1:], start=1):
-        np.testing.assert_allclose(rows, expected(network, IMAGES[n : n + 4]), atol=1e-6)
+        np.testing.assert_allclose(rows, expected(network, IMAGES[n : n + 4]), atol=1e-4)
 
 
 def test_two_networks_never_share_a_batch(running: Batcher) -> None:
     one, other = Watched(1), Watched(2)
     other.gate.set()
     with ThreadPoolExecutor(8) as pool:
-        first = pool.submit(running.probabilities_in_thread, one, IMAGES[:1])
+        first = pool.submit(running.logits_in_thread, one, IMAGES[:1])
         assert one.begun.wait(10)
         order = [one, one, other, other, one]
         later = []
         for n, network in enumerate(order):
-            later.append(pool.submit(running.probabilities_in_thread, network, IMAGES[n : n + 1]))
+            later.append(pool.submit(running.logits_in_thread, network, IMAGES[n : n + 1]))
             wait_for(running, n + 1)
         one.gate.set()
         first.result(10)
         for n, (network, each) in enumerate(zip(order, later, strict=True)):
-            np.testing.assert_allclose(each.result(10), expected(network, IMAGES[n : n + 1]), atol=1e-6)
+            np.testing.assert_allclose(each.result(10), expected(network, IMAGES[n : n + 1]), atol=1e-4)
     assert (one.batches, other.batches) == ([1, 2, 1], [2])
 
 
 def test_beyond_the_bound_requests_are_refused_and_those_within_are_answered(running: Batcher) -> None:
     network = Watched(0)
     with ThreadPoolExecutor(3) as pool:
-        first = pool.submit(running.probabilities_in_thread, network, IMAGES[:1])
+        first = pool.submit(running.logits_in_thread, network, IMAGES[:1])
         assert network.begun.wait(10)
-        second = pool.submit(running.probabilities_in_thread, network, IMAGES[:50])
+        second = pool.submit(running.logits_in_thread, network, IMAGES[:50])
         wait_for(running, 50)
         with pytest.raises(Overloaded, match="NUMERAL_MAX_WAITING_IMAGES") as refused:
-            running.probabilities_in_thread(network, IMAGES[:1])
+            running.logits_in_thread(network, IMAGES[:1])
         assert refused.value.headers == {"Retry-After": "2"}
         network.gate.set()
         assert (len(first.result(10)), len(second.result(10))) == (1, 50)
         # a request of more than the bound is taken while nothing waits
-        assert len(running.probabilities_in_thread(network, IMAGES)) == 100
+        assert len(running.logits_in_thread(network, IMAGES)) == 100
 
 
 def test_a_coroutine_may_ask_and_give_up(running: Batcher) -> None:
     network = Watched(0)
 
     async def ask() -> Floats:
-        given_up = asyncio.create_task(running.probabilities(network, IMAGES[:1]))
+        given_up = asyncio.create_task(running.logits(network, IMAGES[:1]))
         await asyncio.to_thread(network.begun.wait, 10)
-        waiting = asyncio.create_task(running.probabilities(network, IMAGES[:2]))
-        gone = asyncio.create_task(running.probabilities(network, IMAGES[:3]))
+        waiting = asyncio.create_task(running.logits(network, IMAGES[:2]))
+        gone = asyncio.create_task(running.logits(network, IMAGES[:3]))
         await asyncio.to_thread(wait_for, running, 5)
         for task in (given_up, gone):
             task.cancel()
@@ -131,7 +129,7 @@ def test_a_coroutine_may_ask_and_give_up(running: Batcher) -> None:
         return await waiting
 
     found = asyncio.run(ask())
-    np.testing.assert_allclose(found, expected(network, IMAGES[:2]), atol=1e-6)
+    np.testing.assert_allclose(found, expected(network, IMAGES[:2]), atol=1e-4)
     assert network.batches == [1, 2]
 
 
@@ -139,18 +137,18 @@ def test_an_error_reaches_who_asked_and_the_thread_goes_on(running: Batcher) -> 
     network = Watched(0)
     network.gate.set()
     with pytest.raises(ValueError, match="expected"):
-        running.probabilities_in_thread(network, IMAGES[:, :700])
-    assert len(running.probabilities_in_thread(network, IMAGES[:2])) == 2
+        running.logits_in_thread(network, IMAGES[:, :700])
+    assert len(running.logits_in_thread(network, IMAGES[:2])) == 2
 
 
 def test_a_light_network_is_run_by_who_asks() -> None:
     network, idle = Watched(0), Batcher(1)
     network.gate.set()
-    assert len(idle.probabilities_in_thread(network, IMAGES[:3])) == 3  # it was never started
-    assert asyncio.run(idle.probabilities(network, IMAGES[:3])).shape == (3, 10)
+    assert len(idle.logits_in_thread(network, IMAGES[:3])) == 3  # it was never started
+    assert asyncio.run(idle.logits(network, IMAGES[:3])).shape == (3, 10)
 
 
 def test_a_closed_batcher_refuses(running: Batcher) -> None:
     running.close()
     with pytest.raises(Overloaded, match="stopping"):
-        running.probabilities_in_thread(Watched(0), IMAGES[:1])
+        running.logits_in_thread(Watched(0), IMAGES[:1])
