@@ -19,6 +19,7 @@ from service.api import (
     compare,
     events,
     health,
+    inference_protocol,
     jobs,
     models,
     plots,
@@ -36,6 +37,7 @@ from service.api.examples import Shelf
 from service.api.feed import EventFeed
 from service.api.limits import BodyLimit, RequestIdentity
 from service.api.pictures import Studio
+from service.api.statistics import Statistics
 from service.classifier import Classifier
 from service.queue import Doorbell
 from service.reconciler import Reconciler
@@ -113,6 +115,7 @@ def create_app(settings: Settings) -> FastAPI:
         previews,
         models,
         predictions,
+        inference_protocol,
         catalog,
         health,
     ):
@@ -143,4 +146,4 @@ def _wired(settings: Settings) -> Iterator[Context]:
             part.start()
             closing.callback(part.close)
         feed, studio, shelf = EventFeed(db), Studio(), Shelf(settings)
-        yield Context(settings, db, doorbell, classifier, feed, studio, shelf, decoding=Lock())
+        yield Context(settings, db, doorbell, classifier, feed, studio, shelf, Statistics(), decoding=Lock())
