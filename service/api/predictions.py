@@ -3,14 +3,15 @@
 import json
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Query, Response
+from fastapi import APIRouter, Query, Request, Response
 from pydantic import BaseModel, Field
+from starlette.types import Scope
 
-from service.api import uploads
+from service.api import problems, uploads
 from service.api.context import Wired
 from service.api.models import ModelRef
-from service.api.problems import documented
-from service.api.uploads import Batch, Uploaded
+from service.api.problems import Problem, documented
+from service.api.uploads import Batch, OnError, Uploaded
 from service.classifier import Loaded
 from service.data.digits import DigitWarning, Mode
 from service.store.models import LATEST
@@ -25,6 +26,14 @@ class Prediction(BaseModel):
     confidence: Annotated[float, Field(description="Its probability.")]
     probabilities: Annotated[list[float], Field(min_length=10, max_length=10)]
     warnings: Annotated[list[DigitWarning], Field(description="What is odd about the image.")]
+    name: Annotated[str | None, Field(description="Of the file in an archive.")] = None
+
+
+class Unread(BaseModel):
+    """What is wrong with one image of several, in its place."""
+
+    error: Problem
+    name: Annotated[str | None, Field(description="Of the file in an archive.")] = None
 
 
 class Predictions(BaseModel):
@@ -32,7 +41,7 @@ class Predictions(BaseModel):
 
     model: Annotated[str, Field(description="Id of the model that answered all of them.")]
     version: int
-    predictions: list[Prediction]
+    predictions: list[Prediction | Unread]
 
 
 _PIXELS: dict[str, Any] = {
@@ -80,6 +89,7 @@ _BODY = {
             "image/png": _FILE,
             "image/jpeg": _FILE,
             "image/webp": _FILE,
+            "application/zip": _FILE,
             "multipart/form-data": {
                 "schema": {
                     "type": "object",
@@ -94,6 +104,13 @@ _BODY = {
 }
 _REFUSALS = (400, 409, 413, 415)
 Preprocess = Annotated[Mode | None, Query(description="How images are brought to what MNIST looks like.")]
+OnErrorChoice = Annotated[
+    OnError | None,
+    Query(
+        description="What an image of several that cannot be read costs: batch, the whole answer; item, its "
+        "own, where a problem stands instead. Unset: item for a ZIP, else batch."
+    ),
+]
 
 
 @router.post(
@@ -103,9 +120,16 @@ Preprocess = Annotated[Mode | None, Query(description="How images are brought to
     responses=documented(*_REFUSALS),
     openapi_extra=_BODY,
 )
-def predict(context: Wired, upload: Uploaded, preprocess: Preprocess = None) -> Response:
-    """One image or many: image bytes, a form of files, or JSON with pixels or base64."""
-    return _answer(context, LATEST, upload, preprocess)
+def predict(
+    context: Wired,
+    request: Request,
+    upload: Uploaded,
+    preprocess: Preprocess = None,
+    on_error: OnErrorChoice = None,
+) -> Response:
+    """One image or many: image bytes, a form or a ZIP of files, or JSON with pixels or base64."""
+    batch = uploads.read(upload, preprocess, context.settings, on_error=on_error)
+    return _answer(context.classifier.loaded(LATEST), batch, request.scope)
 
 
 @router.post(
@@ -116,28 +140,36 @@ def predict(context: Wired, upload: Uploaded, preprocess: Preprocess = None) -> 
     openapi_extra=_BODY,
 )
 def predict_with(
-    context: Wired, reference: ModelRef, upload: Uploaded, preprocess: Preprocess = None
+    context: Wired,
+    request: Request,
+    reference: ModelRef,
+    upload: Uploaded,
+    preprocess: Preprocess = None,
+    on_error: OnErrorChoice = None,
 ) -> Response:
     """As `POST /v1/predict`, with the model that the reference stands for."""
-    return _answer(context, reference, upload, preprocess)
+    batch = uploads.read(upload, preprocess, context.settings, on_error=on_error)
+    return _answer(context.classifier.loaded(reference), batch, request.scope)
 
 
-def _answer(context: Wired, reference: str, upload: Uploaded, preprocess: Mode | None) -> Response:
-    batch = uploads.read(upload, preprocess, context.settings)
-    answer = _predicted(context.classifier.loaded(reference), batch)
+def _answer(loaded: Loaded, batch: Batch, scope: Scope) -> Response:
+    model = loaded.model
+    answer = {"model": model.id, "version": model.version, "predictions": predicted(loaded, batch, scope)}
     # thousands of images are encoded as they are: a pass through pydantic would take longer than the network
     return Response(json.dumps(answer, separators=(",", ":")), media_type="application/json")
 
 
-def _predicted(loaded: Loaded, batch: Batch) -> dict[str, Any]:
+def predicted(loaded: Loaded, batch: Batch, scope: Scope) -> list[dict[str, Any]]:
+    """What is told of each image of a batch, in its order."""
     probabilities = loaded.network.probabilities(batch.pixels)
     labels = probabilities.argmax(axis=1)
     rows = zip(labels.tolist(), probabilities.tolist(), batch.warnings, strict=True)
-    return {
-        "model": loaded.model.id,
-        "version": loaded.model.version,
-        "predictions": [
-            {"label": label, "confidence": row[label], "probabilities": row, "warnings": list(warnings)}
-            for label, row, warnings in rows
-        ],
-    }
+    told = [
+        {"label": label, "confidence": row[label], "probabilities": row, "warnings": list(warnings)}
+        for label, row, warnings in rows
+    ]
+    for index, error in batch.errors.items():
+        told[index] = {"error": problems.described(scope, error)}
+    if batch.names is not None:
+        told = [{"name": name} | one for name, one in zip(batch.names, told, strict=True)]
+    return told

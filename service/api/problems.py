@@ -106,9 +106,16 @@ def render(scope: Scope, error: ServiceError, **extensions: Any) -> Response:
     if scope["path"].split("/", 2)[:2] == ["", PROTOCOL[1:]]:
         content = json.dumps({"error": error.detail}).encode()
         return Response(content, error.status, headers=error.headers, media_type="application/json")
+    # in ASCII, since a message may quote text that is no Unicode
+    content = json.dumps(described(scope, error) | extensions).encode()
+    return Response(content, error.status, headers=error.headers, media_type=MEDIA_TYPE)
+
+
+def described(scope: Scope, error: ServiceError) -> dict[str, Any]:
+    """The members of a problem, as `Problem` has them."""
     shown = error.errors[:MAX_ERRORS]
     hidden = len(error.errors) - len(shown)
-    body = {
+    return {
         "type": f"urn:numeral:problem:{error.code}",
         "title": error.title,
         "status": error.status,
@@ -117,11 +124,7 @@ def render(scope: Scope, error: ServiceError, **extensions: Any) -> Response:
         "code": error.code,
         "request_id": scope.get("state", {}).get("request_id", ""),
         "errors": [{"pointer": item.pointer, "detail": item.detail} for item in shown],
-        **extensions,
     }
-    # in ASCII, since a message may quote text that is no Unicode
-    content = json.dumps(body).encode()
-    return Response(content, error.status, headers=error.headers, media_type=MEDIA_TYPE)
 
 
 def install(app: FastAPI) -> None:
