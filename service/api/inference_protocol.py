@@ -78,7 +78,8 @@ def ready(context: Wired) -> Ready:
     if missing:
         raise Unavailable(f"not ready: {', '.join(missing)}", code="not_ready")
     with suppress(NoModel):  # none is trained yet, and all there are can be served
-        _loaded(context, LATEST, None)
+        if not context.classifier.is_unloaded(_resolved(context, LATEST, None).id):
+            _loaded(context, LATEST, None)
     return Ready(ready=True)
 
 

@@ -73,12 +73,12 @@ LineScale = Annotated[
     responses=_ANSWER | documented(409),
     openapi_extra=_BODY,
 )
-def predict(
+async def predict(
     context: Wired, request: Request, preprocess: Preprocess = None, scale: LineScale = "byte"
 ) -> Response:
     """Lines of JSON in, lines of JSON out, in their order and while they come, however many. A line that is
     wrong costs its own answer only. Read while you send: who does not is waited for."""
-    return _answers(context, request, LATEST, preprocess, scale)
+    return await _answers(context, request, LATEST, preprocess, scale)
 
 
 @router.post(
@@ -88,7 +88,7 @@ def predict(
     responses=_ANSWER | documented(404, 409),
     openapi_extra=_BODY,
 )
-def predict_with(
+async def predict_with(
     context: Wired,
     request: Request,
     reference: ModelRef,
@@ -96,14 +96,31 @@ def predict_with(
     scale: LineScale = "byte",
 ) -> Response:
     """As `POST /v1/predict/stream`, with the model that the reference stands for."""
-    return _answers(context, request, reference, preprocess, scale)
+    return await _answers(context, request, reference, preprocess, scale)
 
 
-def _answers(context: Context, request: Request, reference: str, mode: Mode | None, scale: Scale) -> Response:
-    loaded = context.classifier.loaded(reference)
+async def _answers(
+    context: Context, request: Request, reference: str, mode: Mode | None, scale: Scale
+) -> Response:
+    loaded = await run_in_threadpool(context.classifier.loaded, reference)
     reader = _Reader(loaded, context.settings, request.scope, mode, scale)
     headers = {"X-Model": loaded.model.id, "X-Model-Version": str(loaded.model.version)}
-    return _Duplex(_answered(request, reader), headers=headers, media_type=MEDIA_TYPE)
+    body = await _begun(request) if "expect" in request.headers else request.stream()
+    return _Duplex(_answered(body, reader), headers=headers, media_type=MEDIA_TYPE)
+
+
+async def _begun(request: Request) -> AsyncIterator[bytes]:
+    """The body, whose begin is awaited: that is what makes the server say 100 to a client that waits for it.
+    Once the answer has begun it would not, and the client need not send anything."""
+    body = request.stream()
+    first = await anext(body)
+
+    async def whole() -> AsyncIterator[bytes]:
+        yield first
+        async for data in body:
+            yield data
+
+    return whole()
 
 
 class _Duplex(StreamingResponse):
@@ -113,12 +130,12 @@ class _Duplex(StreamingResponse):
         await self.stream_response(send)
 
 
-async def _answered(request: Request, reader: "_Reader") -> AsyncIterator[bytes]:
+async def _answered(body: AsyncIterator[bytes], reader: "_Reader") -> AsyncIterator[bytes]:
     """Answers what lines there are whenever some came, so that nothing waits for a chunk to be full; while
     they are answered the next ones gather."""
     lines = Lines(reader.settings.max_json_bytes)
     try:
-        async for data in request.stream():
+        async for data in body:
             found = lines.feed(data) if data else lines.end()
             for start in range(0, len(found), CHUNK):
                 yield await run_in_threadpool(reader.answer, found[start : start + CHUNK])

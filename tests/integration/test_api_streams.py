@@ -196,6 +196,20 @@ def test_a_line_is_answered_before_the_next_one_comes(reading: Live) -> None:
             received += connection.recv(65536)
 
 
+def test_a_client_that_waits_to_be_told_to_go_on_is_told(reading: Live) -> None:
+    host, port = reading.server.servers[0].sockets[0].getsockname()[:2]
+    line = json.dumps(digit(1).tolist()).encode()
+    head = f"POST {STREAM} HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\nContent-Length: {len(line)}\r\n\r\n"
+    with closing(socket.create_connection((host, port), timeout=20)) as connection:
+        connection.sendall(head.encode())
+        assert connection.recv(65536).startswith(b"HTTP/1.1 100 ")
+        connection.sendall(line)
+        received = b""
+        while b'"line":1,' not in received:
+            received += connection.recv(65536)
+        assert received.startswith(b"HTTP/1.1 200 ")
+
+
 def test_a_client_that_leaves_ends_the_stream(reading: Live) -> None:
     for _ in range(10):
         with closing(connected(reading)) as connection:
