@@ -61,7 +61,8 @@ class Classifier:
         self._pointers: dict[str, str] = {}  # a name -> the model id that it stands for here
         self._wanted: dict[str, str] = {}  # the same by the database
         self._damaged: dict[str, str] = {}  # a model id -> what is wrong with it
-        self._guard = threading.Lock()  # of the four above, held for moments only
+        self._unloaded: set[str] = set()  # ids of models that were here and were told to go
+        self._guard = threading.Lock()  # of the five above, held for moments only
         self._loading = threading.Lock()  # held while weights are read
         self._refreshing = threading.Lock()
         self._closing = threading.Event()
@@ -81,15 +82,42 @@ class Classifier:
         found = self.at_hand(reference)
         if found is not None:
             return found
+        return self._load(self.resolve(self._pointers.get(reference, reference)))
+
+    def resolve(self, reference: str) -> Model:
+        """The model that a reference stands for by the database, in memory or not. Raises NotFound, NoModel
+        and NotAClassifier."""
         try:
-            model = models.resolve(self._db, self._pointers.get(reference, reference))
+            model = models.resolve(self._db, reference)
         except NotFound:
             if reference == LATEST:
                 raise NoModel(
                     'no model is trained yet: POST {"preset": "slp-200"} to /v1/jobs, and wait for the job'
                 ) from None
             raise
-        return self._load(model)
+        _check_task(model)
+        return model
+
+    def unload(self, model_id: str) -> None:
+        """Take a model out of this process's memory. Requests go on: the next one that needs it loads it
+        again."""
+        with self._guard:
+            if self._kept.pop(model_id, None) is not None:
+                self._unloaded.add(model_id)
+
+    def is_unloaded(self, model_id: str) -> bool:
+        """Whether the model was told to go and was not needed since."""
+        with self._guard:
+            return model_id in self._unloaded
+
+    def absence(self, model_id: str) -> str:
+        """Why a model is not in this process's memory; empty if it is."""
+        with self._guard:
+            if model_id in self._kept:
+                return ""
+            if model_id in self._unloaded:
+                return "unloaded: the next request loads it again"
+            return self._damaged.get(model_id, "not loaded yet: the first request loads it")
 
     def at_hand(self, reference: str) -> Loaded | None:
         """The same if it is in memory: nothing is waited for."""
@@ -152,8 +180,7 @@ class Classifier:
             after = found[-1].id if has_more else None
 
     def _load(self, model: Model) -> Loaded:
-        if model.task != "classification":
-            raise NotAClassifier(f"{model.id} is a {model.task} and reads no digits: name another model")
+        _check_task(model)
         with self._loading:
             with self._guard:
                 found = self._kept.get(model.id)
@@ -179,7 +206,13 @@ class Classifier:
     def _keep(self, loaded: Loaded) -> None:
         with self._guard:
             self._kept[loaded.model.id] = loaded
+            self._unloaded.discard(loaded.model.id)
             size = sum(kept.model.parameter_count for kept in self._kept.values())
             while size > CACHE_PARAMETERS and len(self._kept) > 1:
                 _, dropped = self._kept.popitem(last=False)
                 size -= dropped.model.parameter_count
+
+
+def _check_task(model: Model) -> None:
+    if model.task != "classification":
+        raise NotAClassifier(f"{model.id} is a {model.task} and reads no digits: name another model")

@@ -91,7 +91,10 @@ class Settings(BaseSettings):
         int, Field(ge=1024, description="Largest body of a prediction request, in bytes.")
     ] = 32 * 1024**2
     max_json_bytes: Annotated[
-        int, Field(ge=1024, description="Largest body of any other request, in bytes.")
+        int,
+        Field(
+            ge=1024, description="Largest body of any other request, and largest line of a stream, in bytes."
+        ),
     ] = 1024**2
     max_images: Annotated[int, Field(ge=1, description="Images that one prediction request may carry.")] = (
         4096

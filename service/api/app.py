@@ -19,6 +19,7 @@ from service.api import (
     compare,
     events,
     health,
+    inference_protocol,
     jobs,
     models,
     plots,
@@ -26,6 +27,7 @@ from service.api import (
     previews,
     problems,
     reports,
+    streams,
     submissions,
     sweep_pictures,
     sweeps,
@@ -36,6 +38,7 @@ from service.api.examples import Shelf
 from service.api.feed import EventFeed
 from service.api.limits import BodyLimit, RequestIdentity
 from service.api.pictures import Studio
+from service.api.statistics import Statistics
 from service.batcher import Batcher
 from service.classifier import Classifier
 from service.queue import Doorbell
@@ -114,6 +117,8 @@ def create_app(settings: Settings) -> FastAPI:
         previews,
         models,
         predictions,
+        streams,
+        inference_protocol,
         catalog,
         health,
     ):
@@ -145,4 +150,7 @@ def _wired(settings: Settings) -> Iterator[Context]:
             part.start()
             closing.callback(part.close)
         feed, studio, shelf = EventFeed(db), Studio(), Shelf(settings)
-        yield Context(settings, db, doorbell, classifier, batcher, feed, studio, shelf, decoding=Lock())
+        statistics = Statistics()
+        yield Context(
+            settings, db, doorbell, classifier, batcher, feed, studio, shelf, statistics, decoding=Lock()
+        )

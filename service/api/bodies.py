@@ -32,14 +32,14 @@ def is_json(media: str) -> bool:
     return media == "application/json" or (media.startswith("application/") and media.endswith("+json"))
 
 
-def decode(raw: bytes) -> Any:
+def decode(raw: bytes, what: str = "the body") -> Any:
     """JSON as RFC 8259 has it: no NaN, no infinity, no key twice. Raises MalformedJson."""
     try:
         return json.loads(raw.decode(), parse_constant=_refuse_constant, object_pairs_hook=_unique)
     except RecursionError:
         raise MalformedJson("the JSON is nested too deeply") from None
     except ValueError as error:
-        raise MalformedJson(f"the body is not JSON: {error}") from None
+        raise MalformedJson(f"{what} is not JSON: {error}") from None
 
 
 def _refuse_constant(name: str) -> Never:

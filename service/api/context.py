@@ -9,6 +9,7 @@ from fastapi import Depends, Request
 from service.api.examples import Shelf
 from service.api.feed import EventFeed
 from service.api.pictures import Studio
+from service.api.statistics import Statistics
 from service.batcher import Batcher
 from service.classifier import Classifier
 from service.queue import Doorbell
@@ -28,6 +29,7 @@ class Context:
     feed: EventFeed
     studio: Studio
     shelf: Shelf
+    statistics: Statistics
     decoding: Lock  # one at a time: the weights of a network may be hundreds of megabytes
 
 

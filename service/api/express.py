@@ -73,7 +73,7 @@ class Express:
         except Unavailable:  # told by the long way, unless there is room by then
             return None
         found = loaded.predicted(logits, pictures.pixels)
-        return predictions.encoded(loaded.model, predictions.described(found, pictures.warnings))
+        return predictions.answered(loaded.model, predictions.described(found, pictures.warnings))
 
 
 def _reference(scope: Scope) -> str | None:

@@ -60,7 +60,7 @@ async def livez() -> Liveness:
 @router.get("/readyz", response_model=Readiness, summary="Can it serve", responses=documented())
 def readyz(context: Wired, request: Request) -> Readiness | Response:
     """200 if database, schema and broker are there; else 503, a problem whose `checks` name what is not."""
-    checks = {**_storage(context), "broker": _broker(context)}
+    checks = {**storage(context), "broker": _broker(context)}
     missing = [name for name, found in checks.items() if found != READY]
     checks["model"] = context.classifier.describe()
     if missing:
@@ -69,7 +69,8 @@ def readyz(context: Wired, request: Request) -> Readiness | Response:
     return Readiness(status="ready", checks=checks)
 
 
-def _storage(context: Context) -> dict[str, str]:
+def storage(context: Context) -> dict[str, str]:
+    """Whether the database is there, and of the schema that this code needs."""
     try:
         found = schema.version(context.db)
     except ServiceError as error:

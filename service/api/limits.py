@@ -3,6 +3,7 @@ last net under it."""
 
 import logging
 import re
+import sys
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -77,7 +78,9 @@ class BodyLimit:
         await _Counted(limit, setting, receive, send).run(self._app, scope)
 
     def _limit(self, path: str) -> tuple[int, str]:
-        if path.endswith("/predict"):
+        if path.endswith("/predict/stream"):
+            return sys.maxsize, ""  # each of its lines is limited where it is read
+        if path.endswith(("/predict", "/infer")):
             return self._settings.max_body_bytes, "NUMERAL_MAX_BODY_BYTES"
         return self._settings.max_json_bytes, "NUMERAL_MAX_JSON_BYTES"
 

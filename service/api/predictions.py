@@ -4,15 +4,17 @@ from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
 import orjson
-from fastapi import APIRouter, Query, Response
+from fastapi import APIRouter, Query, Request, Response
 from pydantic import BaseModel, Field
+from starlette.types import Scope
 
-from service.api import abstention, uploads
+from service.api import abstention, problems, uploads
 from service.api.abstention import Asked, Coverage, Include, MinConfidence, Reason, asked
 from service.api.context import Context, Wired
 from service.api.models import ModelRef
-from service.api.problems import documented
-from service.api.uploads import Batch, Uploaded
+from service.api.problems import Problem, documented
+from service.api.uploads import Batch, OnError, Uploaded
+from service.classifier import Loaded
 from service.confidence import Predicted
 from service.data.digits import DigitWarning, Mode
 from service.store.models import LATEST, Model
@@ -54,6 +56,14 @@ class Prediction(BaseModel):
             "`include=not_a_digit`."
         ),
     ] = None
+    name: Annotated[str | None, Field(description="Of the file in an archive.")] = None
+
+
+class Unread(BaseModel):
+    """What is wrong with one image of several, in its place."""
+
+    error: Problem
+    name: Annotated[str | None, Field(description="Of the file in an archive.")] = None
 
 
 class Predictions(BaseModel):
@@ -61,7 +71,7 @@ class Predictions(BaseModel):
 
     model: Annotated[str, Field(description="Id of the model that answered all of them.")]
     version: int
-    predictions: list[Prediction]
+    predictions: list[Prediction | Unread]
 
 
 _PIXELS: dict[str, Any] = {
@@ -117,6 +127,7 @@ _BODY = {
             "image/png": _FILE,
             "image/jpeg": _FILE,
             "image/webp": _FILE,
+            "application/zip": _FILE,
             "multipart/form-data": {
                 "schema": {
                     "type": "object",
@@ -132,6 +143,13 @@ _BODY = {
 }
 _REFUSALS = (400, 409, 413, 415)
 Preprocess = Annotated[Mode | None, Query(description="How images are brought to what MNIST looks like.")]
+OnErrorChoice = Annotated[
+    OnError | None,
+    Query(
+        description="What an image of several that cannot be read costs: batch, the whole answer; item, its "
+        "own, where a problem stands instead. Unset: item for a ZIP, else batch."
+    ),
+]
 
 
 @router.post(
@@ -143,15 +161,18 @@ Preprocess = Annotated[Mode | None, Query(description="How images are brought to
 )
 def predict(
     context: Wired,
+    request: Request,
     upload: Uploaded,
     preprocess: Preprocess = None,
     min_confidence: MinConfidence = None,
     coverage: Coverage = None,
     include: Include = None,
+    on_error: OnErrorChoice = None,
 ) -> Response:
-    """One image or many: image bytes, a form of files, or JSON with pixels or base64."""
-    batch = uploads.read(upload, preprocess, context.settings)
-    return _answer(context, LATEST, batch, asked(batch.asked, min_confidence, coverage, include))
+    """One image or many: image bytes, a form or a ZIP of files, raw pixels, or JSON with pixels or base64."""
+    batch = uploads.read(upload, preprocess, context.settings, on_error=on_error)
+    wanted = asked(batch.asked, min_confidence, coverage, include)
+    return _answer(context, context.classifier.loaded(LATEST), batch, wanted, request.scope)
 
 
 @router.post(
@@ -163,28 +184,43 @@ def predict(
 )
 def predict_with(
     context: Wired,
+    request: Request,
     reference: ModelRef,
     upload: Uploaded,
     preprocess: Preprocess = None,
     min_confidence: MinConfidence = None,
     coverage: Coverage = None,
     include: Include = None,
+    on_error: OnErrorChoice = None,
 ) -> Response:
     """As `POST /v1/predict`, with the model that the reference stands for."""
-    batch = uploads.read(upload, preprocess, context.settings)
-    return _answer(context, reference, batch, asked(batch.asked, min_confidence, coverage, include))
+    batch = uploads.read(upload, preprocess, context.settings, on_error=on_error)
+    wanted = asked(batch.asked, min_confidence, coverage, include)
+    return _answer(context, context.classifier.loaded(reference), batch, wanted, request.scope)
 
 
-def _answer(context: Context, reference: str, batch: Batch, wanted: Asked) -> Response:
-    loaded = context.classifier.loaded(reference)
+def _answer(context: Context, loaded: Loaded, batch: Batch, wanted: Asked, scope: Scope) -> Response:
+    told = predicted(context, loaded, batch, scope, wanted)
+    return Response(answered(loaded.model, told), media_type="application/json")
+
+
+def predicted(
+    context: Context, loaded: Loaded, batch: Batch, scope: Scope, wanted: Asked | None = None
+) -> list[dict[str, Any]]:
+    """What is told of each image of a batch, in its order; for `encoded`."""
     found = loaded.predicted(context.batcher.logits_in_thread(loaded.network, batch.pixels), batch.pixels)
-    predictions = described(found, batch.warnings)
-    wanted.add_to(predictions, found, loaded)
-    return Response(encoded(loaded.model, predictions), media_type="application/json")
+    told = described(found, batch.warnings)
+    if wanted is not None:
+        wanted.add_to(told, found, loaded)
+    for index, error in batch.errors.items():
+        told[index] = {"error": problems.described(scope, error)}
+    if batch.names is not None:
+        told = [{"name": name} | one for name, one in zip(batch.names, told, strict=True)]
+    return told
 
 
 def described(found: Predicted, warnings: Sequence[Sequence[str]]) -> list[dict[str, Any]]:
-    """What everybody is answered about each image."""
+    """What everybody is told about each image."""
     rows = zip(found.labels.tolist(), found.probabilities, found.flagged.tolist(), warnings, strict=True)
     return [
         {
@@ -197,7 +233,12 @@ def described(found: Predicted, warnings: Sequence[Sequence[str]]) -> list[dict[
     ]
 
 
-def encoded(model: Model, predictions: Sequence[dict[str, Any]]) -> bytes:
-    """`Predictions` as JSON, past pydantic, which would take longer than the network."""
-    answer = {"model": model.id, "version": model.version, "predictions": predictions}
-    return orjson.dumps(answer, option=orjson.OPT_SERIALIZE_NUMPY)
+def answered(model: Model, told: Sequence[dict[str, Any]]) -> bytes:
+    """`Predictions` as JSON."""
+    return encoded({"model": model.id, "version": model.version, "predictions": told})
+
+
+def encoded(value: object) -> bytes:
+    """JSON past pydantic, which would take longer than the network; numbers of arrays are as short as gives them
+    back."""
+    return orjson.dumps(value, option=orjson.OPT_SERIALIZE_NUMPY)

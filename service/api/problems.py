@@ -1,4 +1,5 @@
-"""The one rendering of errors: RFC 9457 problem+json, whoever raised them."""
+"""The one rendering of errors, whoever raised them: RFC 9457 problem+json, and under `/v2` as the Open
+Inference Protocol has it."""
 
 import json
 import logging
@@ -16,6 +17,7 @@ from starlette.types import Scope
 from service.errors import FieldError, Invalid, NotFound, ServiceError
 
 MEDIA_TYPE = "application/problem+json"
+PROTOCOL = "/v2"  # where the Open Inference Protocol lies
 MAX_ERRORS = 50  # a hostile payload has any number of mistakes
 METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE")
 
@@ -24,6 +26,12 @@ log = logging.getLogger(__name__)
 
 class MethodNotAllowed(ServiceError):
     status, code, title = 405, "method_not_allowed", "This path has no such method"
+
+
+class InferenceError(BaseModel):
+    """What every error of the Open Inference Protocol looks like."""
+
+    error: str
 
 
 class FieldProblem(BaseModel):
@@ -85,11 +93,29 @@ def documented(*statuses: int) -> dict[int | str, dict[str, Any]]:
     }
 
 
+def of_protocol(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """As `documented`, for a route of the Open Inference Protocol."""
+    return {
+        status: {"description": _TITLES[status], "model": InferenceError}
+        for status in sorted({*statuses, 422, 503})
+    }
+
+
 def render(scope: Scope, error: ServiceError, **extensions: Any) -> Response:
     """The response to an error; `extensions` are further members of the problem."""
+    if scope["path"].split("/", 2)[:2] == ["", PROTOCOL[1:]]:
+        content = json.dumps({"error": error.detail}).encode()
+        return Response(content, error.status, headers=error.headers, media_type="application/json")
+    # in ASCII, since a message may quote text that is no Unicode
+    content = json.dumps(described(scope, error) | extensions).encode()
+    return Response(content, error.status, headers=error.headers, media_type=MEDIA_TYPE)
+
+
+def described(scope: Scope, error: ServiceError) -> dict[str, Any]:
+    """The members of a problem, as `Problem` has them."""
     shown = error.errors[:MAX_ERRORS]
     hidden = len(error.errors) - len(shown)
-    body = {
+    return {
         "type": f"urn:numeral:problem:{error.code}",
         "title": error.title,
         "status": error.status,
@@ -98,11 +124,7 @@ def render(scope: Scope, error: ServiceError, **extensions: Any) -> Response:
         "code": error.code,
         "request_id": scope.get("state", {}).get("request_id", ""),
         "errors": [{"pointer": item.pointer, "detail": item.detail} for item in shown],
-        **extensions,
     }
-    # in ASCII, since a message may quote text that is no Unicode
-    content = json.dumps(body).encode()
-    return Response(content, error.status, headers=error.headers, media_type=MEDIA_TYPE)
 
 
 def install(app: FastAPI) -> None:

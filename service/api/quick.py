@@ -14,6 +14,7 @@ import numpy as np
 import simdjson
 from numpy.typing import NDArray
 
+from service.api.uploads import is_pixels_body
 from service.data import digits
 from service.data.digits import LOW_CONTRAST_BELOW, SIDE
 
@@ -59,7 +60,7 @@ class Reader:
 
     def _raw(self, body: bytes) -> Pictures | None:
         count, rest = divmod(len(body), PIXELS)
-        if rest or not 0 < count <= self._max_images or digits.is_read(body):
+        if rest or not 0 < count <= self._max_images or not is_pixels_body(body):
             return None
         pixels = np.frombuffer(body, np.uint8).reshape(count, PIXELS)
         return Pictures(pixels, _blanks(pixels))

@@ -1,9 +1,10 @@
 """From the bytes of a prediction request to digits, whatever way the images came."""
 
 import base64
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Annotated, Any, TypeVar
+from functools import partial
+from typing import Annotated, Any, Literal, TypeVar
 
 import numpy as np
 from fastapi import Depends, Request
@@ -12,7 +13,7 @@ from python_multipart.exceptions import FormParserError
 from starlette.datastructures import UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 
-from service.api import bodies
+from service.api import archives, bodies
 from service.api.bodies import RawBody
 from service.api.context import Wired
 from service.data import digits
@@ -26,16 +27,21 @@ PIXELS = SIDE * SIDE
 MODES: dict[str, Mode] = {"auto": "auto", "mnist": "mnist", "none": "none"}
 SCALES: dict[str, Scale] = {"byte": "byte", "unit": "unit"}
 
+OnError = Literal["batch", "item"]
+
 C = TypeVar("C")
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Images as the network sees them: (n, 784) from 0 to 255, and the warnings of each. `asked` are the fields of
-    the body that are about the answer, as they came."""
+    """Images as the network sees them: (n, 784) from 0 to 255, and the warnings of each. One that could not be
+    read is a row of zeros, and has an error by its index. `asked` are the fields of the body that are about the
+    answer, as they came."""
 
     pixels: NDArray[Any]
     warnings: Sequence[Sequence[str]]
+    errors: Mapping[int, ServiceError] = field(default_factory=dict)
+    names: Sequence[str] | None = None  # of an archive's files
     asked: Mapping[str, object] = field(default_factory=dict)
 
 
@@ -61,7 +67,7 @@ async def _upload(request: Request, raw: RawBody, context: Wired) -> Upload:
     media = bodies.media_type(request)
     if media == "multipart/form-data" and raw.lstrip()[:2] == b"--":
         return Upload(raw, form=await _form(request, raw, context.settings.max_images))
-    if media == "application/octet-stream" and _is_pixels(raw):
+    if media == "application/octet-stream" and is_pixels_body(raw):
         return Upload(raw, is_pixels=True)
     starts_as_json = raw.lstrip()[:1] in (b"{", b"[")
     starts_as_text = raw[:1].isascii() and raw[:4] != b"RIFF"
@@ -71,9 +77,9 @@ async def _upload(request: Request, raw: RawBody, context: Wired) -> Upload:
 Uploaded = Annotated[Upload, Depends(_upload)]
 
 
-def _is_pixels(raw: bytes) -> bool:
+def is_pixels_body(raw: bytes) -> bool:
     """Of bytes of which nothing is said: they are pixels by their number, or because they are nothing else."""
-    if len(raw) % PIXELS == 0 and not digits.is_read(raw):
+    if len(raw) % PIXELS == 0 and not digits.is_read(raw) and not raw.startswith(archives.MAGIC):
         return True
     return digits.kind_of(raw) == "unknown bytes"
 
@@ -106,14 +112,17 @@ async def _form(request: Request, raw: bytes, max_images: int) -> Form:
     return Form(files, fields)
 
 
-def read(upload: Upload, mode: Mode | None, settings: Settings) -> Batch:
+def read(upload: Upload, mode: Mode | None, settings: Settings, *, on_error: OnError | None = None) -> Batch:
     """The images of a body. `mode` is the query's; what the body says goes before it. Raises ServiceError
-    that points at the image which is wrong."""
+    that points at the image which is wrong; with `on_error` item, which an archive has unless it is told
+    otherwise, only for what is wrong with the whole."""
     if upload.form is not None:
-        return _asking(_of_form(upload.form, mode, settings), upload.form.fields)
+        return _asking(_of_form(upload.form, mode, settings, on_error), upload.form.fields)
     if upload.is_json:
         payload = bodies.decode(upload.raw)
-        return _asking(_of_json(payload, mode, settings), payload)
+        return _asking(_of_json(payload, mode, settings, on_error), payload)
+    if upload.raw.startswith(archives.MAGIC):
+        return _of_archive(upload.raw, mode or "auto", settings, on_error)
     if not upload.raw:
         raise Invalid("the body is empty: send an image, a form of images, or JSON", code="no_images")
     if upload.is_pixels:
@@ -126,7 +135,7 @@ def _asking(batch: Batch, fields: Any) -> Batch:
     return replace(batch, asked={name: fields[name] for name in ASKED if name in fields})
 
 
-def _of_form(form: Form, mode: Mode | None, settings: Settings) -> Batch:
+def _of_form(form: Form, mode: Mode | None, settings: Settings, on_error: OnError | None) -> Batch:
     known = ("preprocess", *ASKED)
     unknown = sorted(form.fields.keys() - set(known))
     if unknown:
@@ -136,12 +145,27 @@ def _of_form(form: Form, mode: Mode | None, settings: Settings) -> Batch:
         raise Invalid("the form holds no file: send at least one image", code="no_images")
     if "preprocess" in form.fields:
         mode = _choice(MODES, form.fields["preprocess"], "preprocess")
-    return _batch(
-        [_read_one(data, where, mode or "auto", settings.max_image_pixels) for where, data in form.files]
-    )
+    readers = [
+        partial(_read_file, data, where, mode or "auto", settings.max_image_pixels)
+        for where, data in form.files
+    ]
+    return _joined([_outcome(read, on_error or "batch") for read in readers])
 
 
-def _of_json(payload: object, mode: Mode | None, settings: Settings) -> Batch:
+def _of_archive(data: bytes, mode: Mode, settings: Settings, on_error: OnError | None) -> Batch:
+    names: list[str] = []
+    outcomes: list[Batch | ServiceError] = []
+    files = archives.files(data, max_files=settings.max_images, max_bytes=settings.max_body_bytes)
+    for index, (name, content) in enumerate(files):
+        read = partial(_read_file, content, f"#/{index}", mode, settings.max_image_pixels)
+        outcomes.append(_outcome(read, on_error or "item"))
+        names.append(name)
+    if not names:
+        raise Invalid("the archive holds no file: put at least one image in", code="no_images")
+    return replace(_joined(outcomes), names=names)
+
+
+def _of_json(payload: object, mode: Mode | None, settings: Settings, on_error: OnError | None) -> Batch:
     if not isinstance(payload, dict):
         raise Invalid('send a JSON object, such as {"images": [[784 numbers]]}', code="not_an_object")
     unknown = sorted(payload.keys() - set(FIELDS))
@@ -153,7 +177,15 @@ def _of_json(payload: object, mode: Mode | None, settings: Settings) -> Batch:
     images, places = _listed(payload)
     if len(images) > settings.max_images:
         raise _too_many(settings.max_images)
-    return _Mixed(images, places, mode, scale, settings.max_image_pixels).batch()
+    mixed = _Mixed(images, places, mode, scale, settings.max_image_pixels)
+    return mixed.each() if on_error == "item" else mixed.batch()
+
+
+def read_each(
+    images: list[object], places: list[str], mode: Mode | None, scale: Scale, settings: Settings
+) -> Batch:
+    """Images as JSON has them, numbers or base64, and where each stood; errors are in the batch."""
+    return _Mixed(images, places, mode, scale, settings.max_image_pixels).each()
 
 
 def _of_pixels(raw: bytes, mode: Mode | None, max_images: int) -> Batch:
@@ -211,6 +243,16 @@ class _Mixed:
             pixels[index], warnings[index] = digit.pixels, digit.warnings
         return Batch(pixels, warnings)
 
+    def each(self) -> Batch:
+        """As `batch`, with the errors of images that cannot be read."""
+        if isinstance(whole := _outcome(self.batch, "item"), Batch):
+            return whole
+        ones = (
+            replace(self, images=[image], places=[place])
+            for image, place in zip(self.images, self.places, strict=True)
+        )
+        return _joined([_outcome(one.batch, "item") for one in ones])
+
     def _numbers(self, chosen: list[int]) -> NDArray[np.float32]:
         try:
             return digits.from_pixels([self.images[index] for index in chosen], scale=self.scale)
@@ -236,6 +278,30 @@ def _read_one(data: bytes, place: str, mode: Mode, max_pixels: int) -> Digit:
         return digits.read(data, mode=mode, max_pixels=max_pixels)
     except ServiceError as error:
         raise type(error)(error.detail, code=error.code, errors=[FieldError(place, error.detail)]) from None
+
+
+def _read_file(data: bytes | ServiceError, place: str, mode: Mode, max_pixels: int) -> Batch:
+    if isinstance(data, ServiceError):
+        raise data
+    return _batch([_read_one(data, place, mode, max_pixels)])
+
+
+def _outcome(read: Callable[[], Batch], on_error: OnError) -> Batch | ServiceError:
+    try:
+        return read()
+    except ServiceError as error:
+        if on_error == "batch" or error.status >= 500:
+            raise
+        return error
+
+
+def _joined(outcomes: Sequence[Batch | ServiceError]) -> Batch:
+    """One batch of batches of one image, and of the errors between them."""
+    unread = Batch(np.zeros((1, SIDE * SIDE), np.uint8), [()])
+    errors = {index: one for index, one in enumerate(outcomes) if isinstance(one, ServiceError)}
+    parts = [unread if isinstance(one, ServiceError) else one for one in outcomes]
+    pixels = np.concatenate([part.pixels for part in parts])
+    return Batch(pixels, [part.warnings[0] for part in parts], errors)
 
 
 def _batch(read_digits: Sequence[Digit]) -> Batch:

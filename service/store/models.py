@@ -1,6 +1,7 @@
 """Model versions and the aliases that point at them.
 
-`latest` is the newest version that classifies; it cannot be set. Any other name is an alias: it moves
+`latest` is the newest version that classifies; it cannot be set. `digits` is the name of all that classify,
+where a protocol wants one name and its versions; it cannot be set either. Any other name is an alias: it moves
 when a person or a rule moves it, keeps its history, and rolls back along it.
 """
 
@@ -22,6 +23,7 @@ from service.store.reports import Draft
 from service.store.tables import alias, alias_history, job, model
 
 LATEST = "latest"
+FAMILY = "digits"
 
 
 @dataclass(frozen=True)
@@ -159,6 +161,23 @@ def _resolve(connection: Connection, reference: str) -> Model:
     return _model(row)
 
 
+def classifiers(db: Database, *, limit: int) -> list[tuple[str, int]]:
+    """Id and version of each model that classifies, newest first, so many at most."""
+    query = select(model.c.id, model.c.version).where(model.c.task == "classification")
+    with db.read() as connection:
+        rows = connection.execute(query.order_by(model.c.version.desc()).limit(limit))
+        return [(row.id, row.version) for row in rows]
+
+
+def of_version(db: Database, version: int) -> Model:
+    """The model of that number. Raises NotFound."""
+    with db.read() as connection:
+        row = connection.execute(select(model).where(model.c.version == version)).first()
+    if row is None:
+        raise NotFound(f"there is no model version {version}", code="model_not_found")
+    return _model(row)
+
+
 def pointers(db: Database) -> dict[str, str]:
     """The model id behind `latest` (if there is one) and behind every alias: what a serving process
     compares to see a change."""
@@ -189,9 +208,10 @@ def alias_of(db: Database, name: str) -> tuple[Alias, list[dict[str, Any]]]:
 
 def set_alias(db: Database, name: str, reference: str) -> tuple[Alias, bool]:
     """Point a name at what `reference` stands for. Returns the alias and whether it moved."""
-    if name == LATEST or name.startswith("model_"):
+    if name in (LATEST, FAMILY) or name.startswith("model_"):
         raise Invalid(
-            f"{name!r} cannot be an alias: latest follows the newest model by itself, and model_... are ids",
+            f"{name!r} cannot be an alias: {LATEST} follows the newest model by itself, {FAMILY} is the name of "
+            "all that read digits, and model_... are ids",
             code="reserved_alias",
         )
     with db.write() as connection:

@@ -138,10 +138,13 @@ def test_the_description_is_whole(described: dict[str, Any]) -> None:
             for status, response in responses.items():
                 assert response["description"], where
                 if int(status) >= 400:
-                    schema = response["content"]["application/problem+json"]["schema"]
-                    assert schema == {"$ref": "#/components/schemas/Problem"}, where
+                    is_protocol = path.startswith("/v2")
+                    media = "application/json" if is_protocol else "application/problem+json"
+                    name = "InferenceError" if is_protocol else "Problem"
+                    schema = response["content"][media]["schema"]
+                    assert schema == {"$ref": f"#/components/schemas/{name}"}, where
             if method in ("put", "patch") or (
-                path.endswith(("/predict", "/jobs", "/sweeps")) and method == "post"
+                path.endswith(("/predict", "/infer", "/jobs", "/sweeps")) and method == "post"
             ):
                 content = operation["requestBody"]["content"]["application/json"]
                 assert "example" in content or "examples" in content, where
