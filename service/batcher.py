@@ -9,13 +9,13 @@ import threading
 from collections import deque
 from concurrent.futures import Future
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from service.errors import Unavailable
-from service.inference import Floats, NumpyNetwork
+from service.inference import Floats
 
 LIGHT = (
     2_000_000  # multiplications that take less than a tenth of a millisecond, about what a hand-over costs
@@ -27,9 +27,20 @@ class Overloaded(Unavailable):
     code = "overloaded"
 
 
+class Runs(Protocol):
+    """A network in any form."""
+
+    cost: int
+    """of an image, in float32's multiplications"""
+
+    def logits(self, inputs: NDArray[Any]) -> Floats:
+        """(n, classes) of (n, 784)."""
+        ...
+
+
 @dataclass(frozen=True, eq=False)
 class _Waiting:
-    network: NumpyNetwork
+    network: Runs
     pixels: NDArray[Any]
     answer: "Future[Floats]" = field(default_factory=Future)
 
@@ -56,13 +67,13 @@ class Batcher:
             self._changed.notify()
         self._thread.join(timeout=10)
 
-    async def logits(self, network: NumpyNetwork, pixels: NDArray[Any]) -> Floats:
+    async def logits(self, network: Runs, pixels: NDArray[Any]) -> Floats:
         """(n, classes) of (n, 784). Raises Overloaded."""
         if is_light(network, len(pixels)):
             return network.logits(pixels)
         return await asyncio.wrap_future(self._put(network, pixels))
 
-    def logits_in_thread(self, network: NumpyNetwork, pixels: NDArray[Any]) -> Floats:
+    def logits_in_thread(self, network: Runs, pixels: NDArray[Any]) -> Floats:
         """The same for a caller that may wait."""
         if is_light(network, len(pixels)):
             return network.logits(pixels)
@@ -73,7 +84,7 @@ class Batcher:
         """Images in the queue."""
         return self._images
 
-    def _put(self, network: NumpyNetwork, pixels: NDArray[Any]) -> "Future[Floats]":
+    def _put(self, network: Runs, pixels: NDArray[Any]) -> "Future[Floats]":
         one = _Waiting(network, pixels)
         with self._changed:
             if self._is_closing:
@@ -117,14 +128,14 @@ class Batcher:
             return batch
 
 
-def is_light(network: NumpyNetwork, images: int) -> bool:
+def is_light(network: Runs, images: int) -> bool:
     """Whether it is done sooner than handed over."""
     return network.cost * images <= LIGHT
 
 
 def _run(batch: list[_Waiting]) -> None:
     try:
-        pixels = np.concatenate([np.asarray(one.pixels, np.float32) for one in batch])
+        pixels = np.concatenate([one.pixels for one in batch])
         found = batch[0].network.logits(pixels)
     except Exception as error:  # noqa: BLE001  raised again by whoever asked
         for one in batch:

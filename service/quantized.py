@@ -4,7 +4,8 @@ bound by the memory that its weights are read from.
 Weights are int8 with a scale for each output, what a hidden layer gives is uint8 with one scale, the pixels are bytes as
 they are; sums are exact, biases and scales float32 (Jacob et al. 2018, "Quantization and Training of Neural Networks
 for Efficient Integer-Arithmetic-Only Inference", section 2). The scales of the hidden layers are fixed from training
-images, so that an image's answer does not depend on what else is in its batch. ONNX Runtime multiplies."""
+images, so that an image's answer does not depend on what else is in its batch. ONNX Runtime multiplies; it is loaded
+with the first such network, since most processes have no use for it."""
 
 import os
 from collections.abc import Sequence
@@ -12,10 +13,7 @@ from dataclasses import dataclass
 from typing import Any, Self
 
 import numpy as np
-import onnx
-import onnxruntime
 from numpy.typing import NDArray
-from onnx import TensorProto, helper, numpy_helper
 
 from service.checkpoints import Arrays
 from service.inference import Floats, Layers, NumpyNetwork, layers_of, softmax
@@ -58,6 +56,8 @@ class QuantizedNetwork:
 
     def __init__(self, spec: TrainingSpec, arrays: Arrays, peaks: Sequence[float]) -> None:
         """`arrays` are a checkpoint's, of a spec that `is_quantizable`; `peaks` as in `Trial`."""
+        import onnxruntime
+
         self.spec = spec
         self.parameter_count = spec.parameter_count
         self.cost = spec.parameter_count // SPEEDUP
@@ -120,6 +120,8 @@ def _peaks(layers: Layers, images: NDArray[np.uint8]) -> tuple[float, ...]:
 
 def graph(layers: Layers, peaks: Sequence[float]) -> bytes:
     """The ONNX model: `pixels` uint8 (n, inputs) to `logits` float32 (n, outputs)."""
+    from onnx import TensorProto, checker, helper, numpy_helper
+
     nodes, constants = [], []
     value, scale = "pixels", 1.0
     for index, (weight, bias) in enumerate(layers):
@@ -156,6 +158,6 @@ def graph(layers: Layers, peaks: Sequence[float]) -> bytes:
         constants,
     )
     model = helper.make_model(made, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR_VERSION)
-    onnx.checker.check_model(model)
+    checker.check_model(model)
     serialized: bytes = model.SerializeToString()
     return serialized

@@ -5,7 +5,7 @@ not exist: the precision of a class that was never predicted, the recall of one 
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -16,6 +16,7 @@ from torch import Tensor
 from service import answers, calibration, checkpoints, comparison, presets
 from service.answers import Answers
 from service.calibration import Examples, Fitted
+from service.checkpoints import Arrays
 from service.data import simulated
 from service.data.datasets import Dataset
 from service.evaluation import CHUNK, mean_loss, outputs
@@ -23,6 +24,7 @@ from service.network import Network, rebuild
 from service.spec import TrainingSpec
 
 FORMAT = 1  # of the report's JSON
+QUANTIZED_FROM = 250_000  # parameters: below, float32 is as fast
 BINS = 15  # of confidence, as Guo et al. 2017 take
 
 Figures = dict[str, Any]
@@ -31,11 +33,13 @@ Figures = dict[str, Any]
 @dataclass(frozen=True)
 class Report:
     """`data` is JSON; `answers` are of a classification's test set, None for a regression. `calibration` is JSON that
-    belongs to the model, see `confidence.Calibration`; None for a regression or where too few examples tell."""
+    belongs to the model, see `confidence.Calibration`; None for a regression or where too few examples tell.
+    `quantized` is one too, see `quantized.Trial`; None for a network that float32 serves as fast."""
 
     data: Figures
     answers: Answers | None
     calibration: Figures | None = None
+    quantized: Figures | None = None
 
 
 @dataclass(frozen=True)
@@ -54,10 +58,11 @@ class _Part:
 def make(weights: bytes, dataset: Dataset, *, device: torch.device, preset: str | None = None) -> Report:
     """The report of a weights file on the dataset that its spec names. `preset` is the one that the job was
     made by, whose published figures are set beside ours. Raises checkpoints.CorruptCheckpoint."""
-    spec, _, metadata = checkpoints.decode_weights(weights)
+    spec, arrays, metadata = checkpoints.decode_weights(weights)
     parts = _parts(rebuild(weights).to(device), dataset, spec)
     make_figures = _classification if spec.task_name == "classification" else _regression
     figures, told, calibrated = make_figures(parts, spec)
+    tried = _quantized(spec, arrays, dataset)
     data = {
         "format": FORMAT,
         "task": spec.task_name,
@@ -68,7 +73,19 @@ def make(weights: bytes, dataset: Dataset, *, device: torch.device, preset: str 
         **figures,
         **_against_published(preset, spec, figures),
     }
-    return Report(data, told, calibrated)
+    return Report(data, told, calibrated, tried)
+
+
+def _quantized(spec: TrainingSpec, arrays: Arrays, dataset: Dataset) -> Figures | None:
+    if spec.parameter_count < QUANTIZED_FROM:
+        return None
+    # it brings ONNX Runtime, which most jobs have no use for
+    from service import quantized
+
+    if not quantized.is_quantizable(spec):
+        return None
+    images, labels = dataset.test_inputs, dataset.test_targets
+    return asdict(quantized.tried(spec, arrays, dataset.train_inputs, images, labels))
 
 
 def _parts(network: Network, dataset: Dataset, spec: TrainingSpec) -> dict[str, _Part]:

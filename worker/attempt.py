@@ -330,7 +330,7 @@ class Training:
             data = self._data
             made = make_report(weights, data.dataset, device=data.device, preset=self._job.preset)
             told = None if made.answers is None else answers.encode(made.answers)
-            return Draft(made.data, told, made.calibration)
+            return Draft(made.data, told, made.calibration, made.quantized)
         except Exception as error:
             log.exception("%s has no report", self._job.id)
             warning = {"code": "report_failed", "detail": f"{type(error).__name__}: {error}"}

@@ -12,6 +12,7 @@ from service.api.problems import documented
 from service.api.schemas import Limit, Page, SpecJson, Time, rfc3339
 from service.api.submissions import validated
 from service.confidence import TABLES
+from service.quantized import Trial
 from service.store import models
 from service.store.models import Alias, Model
 
@@ -46,6 +47,10 @@ class ModelView(BaseModel):
     calibration: Annotated[
         dict[str, Any] | None,
         Field(description="How the model's logits become probabilities; null: by softmax alone."),
+    ]
+    quantized: Annotated[
+        Trial | None,
+        Field(description="How weights of bytes did beside float32 on the test set; null: not tried."),
     ]
     weights_sha256: str
     dataset_sha256: str

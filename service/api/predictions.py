@@ -152,6 +152,11 @@ OnErrorChoice = Annotated[
 ]
 
 
+Exact = Annotated[
+    bool, Query(description="Answer by the weights in float32, also where a faster form of them agrees.")
+]
+
+
 @router.post(
     "/predict",
     response_model=Predictions,
@@ -168,11 +173,12 @@ def predict(
     coverage: Coverage = None,
     include: Include = None,
     on_error: OnErrorChoice = None,
+    exact: Exact = False,
 ) -> Response:
     """One image or many: image bytes, a form or a ZIP of files, raw pixels, or JSON with pixels or base64."""
     batch = uploads.read(upload, preprocess, context.settings, on_error=on_error)
     wanted = asked(batch.asked, min_confidence, coverage, include)
-    return _answer(context, context.classifier.loaded(LATEST), batch, wanted, request.scope)
+    return _answer(context, context.classifier.loaded(LATEST), batch, request.scope, wanted, exact=exact)
 
 
 @router.post(
@@ -192,23 +198,33 @@ def predict_with(
     coverage: Coverage = None,
     include: Include = None,
     on_error: OnErrorChoice = None,
+    exact: Exact = False,
 ) -> Response:
     """As `POST /v1/predict`, with the model that the reference stands for."""
     batch = uploads.read(upload, preprocess, context.settings, on_error=on_error)
     wanted = asked(batch.asked, min_confidence, coverage, include)
-    return _answer(context, context.classifier.loaded(reference), batch, wanted, request.scope)
+    return _answer(context, context.classifier.loaded(reference), batch, request.scope, wanted, exact=exact)
 
 
-def _answer(context: Context, loaded: Loaded, batch: Batch, wanted: Asked, scope: Scope) -> Response:
-    told = predicted(context, loaded, batch, scope, wanted)
+def _answer(
+    context: Context, loaded: Loaded, batch: Batch, scope: Scope, wanted: Asked, *, exact: bool
+) -> Response:
+    told = predicted(context, loaded, batch, scope, wanted, exact=exact)
     return Response(answered(loaded.model, told), media_type="application/json")
 
 
 def predicted(
-    context: Context, loaded: Loaded, batch: Batch, scope: Scope, wanted: Asked | None = None
+    context: Context,
+    loaded: Loaded,
+    batch: Batch,
+    scope: Scope,
+    wanted: Asked | None = None,
+    *,
+    exact: bool = False,
 ) -> list[dict[str, Any]]:
     """What is told of each image of a batch, in its order; for `encoded`."""
-    found = loaded.predicted(context.batcher.logits_in_thread(loaded.network, batch.pixels), batch.pixels)
+    network = loaded.exact if exact else loaded.network
+    found = loaded.predicted(context.batcher.logits_in_thread(network, batch.pixels), batch.pixels)
     told = described(found, batch.warnings)
     if wanted is not None:
         wanted.add_to(told, found, loaded)

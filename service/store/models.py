@@ -41,6 +41,7 @@ class Model:
     preprocessing: str
     metrics: dict[str, float]
     calibration: dict[str, Any] | None
+    quantized: dict[str, Any] | None
     weights_sha256: str
     dataset_sha256: str
     provenance: dict[str, Any]
@@ -109,7 +110,8 @@ def finish(
             "parameter_count": spec.parameter_count,
             "preprocessing": preprocessing,
             "metrics": header.metrics,
-            "calibration": None if report is None or report.calibration is None else dict(report.calibration),
+            "calibration": None if report is None else report.calibration,
+            "quantized": None if report is None else report.quantized,
             "weights_sha256": header.weights_sha256,
             "dataset_sha256": dataset_sha256,
             "provenance": dict(provenance),

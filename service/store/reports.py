@@ -21,12 +21,13 @@ from service.store.tables import curve, report
 
 @dataclass(frozen=True)
 class Draft:
-    """A report that is yet to be stored: its data as JSON, and a classification's answers; and the JSON of the
-    calibration, which is stored with the model."""
+    """A report that is yet to be stored: its data as JSON, and a classification's answers. What it says of the
+    calibration and of the form of bytes is JSON that is stored with the model."""
 
     data: Mapping[str, Any]
     answers: bytes | None
     calibration: Mapping[str, Any] | None = None
+    quantized: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True)

@@ -203,6 +203,7 @@ model = Table(
     Column("preprocessing", String(16), nullable=False),
     Column("metrics", _json, nullable=False),
     Column("calibration", _json),
+    Column("quantized", _json),
     Column("weights_sha256", String(64), nullable=False),
     Column("dataset_sha256", String(64), nullable=False),
     Column("provenance", _json, nullable=False),  # device, seed, versions of code and libraries

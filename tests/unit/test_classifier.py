@@ -1,7 +1,9 @@
 """Loaded models: what is served when a name moves, a model is damaged, or memory is short."""
 
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,13 +12,17 @@ from service import classifier
 from service.checkpoints import Snapshot, encode_weights, shapes
 from service.classifier import Classifier, ModelDamaged, NoModel, NotAClassifier
 from service.errors import NotFound
+from service.inference import NumpyNetwork
+from service.quantized import QuantizedNetwork, Trial
 from service.spec import TrainingSpec
 from service.store import attempts, checkpoints, jobs, models, schema
 from service.store.attempts import Attempt
 from service.store.database import Database
 from service.store.models import Model
+from service.store.reports import Draft
 
 SPEC = TrainingSpec.model_validate({"network": {"hidden_widths": []}})
+DEEPER = TrainingSpec.model_validate({"network": {"hidden_widths": [5]}})
 CURVE = TrainingSpec.model_validate({"dataset": {"name": "simulated"}, "network": {"hidden_widths": []}})
 
 
@@ -29,7 +35,9 @@ def db(tmp_path: Path) -> Iterator[Database]:
     database.close()
 
 
-def register(db: Database, spec: TrainingSpec = SPEC, *, damaged: bool = False) -> Model:
+def register(
+    db: Database, spec: TrainingSpec = SPEC, *, damaged: bool = False, trial: Trial | None = None
+) -> Model:
     arrays = {name: np.ones(shape, np.float32) for name, shape in shapes(spec).items()}
     data = encode_weights(Snapshot(1, 1.0, arrays, {}, {}), spec, preprocessing="1")
     answer, _ = jobs.submit(db, spec, answer=lambda job: {"id": job.id}, queue="cpu")
@@ -50,8 +58,16 @@ def register(db: Database, spec: TrainingSpec = SPEC, *, damaged: bool = False) 
     if damaged:
         with db.write() as connection:
             connection.exec_driver_sql(f"DELETE FROM chunk WHERE blob_id = '{header.weights_blob}'")  # noqa: S608
+    draft = None if trial is None else Draft({}, None, quantized=asdict(trial))
     model = models.finish(
-        db, attempt, header, preprocessing="1", dataset_sha256="0" * 64, provenance={}, runtime=1
+        db,
+        attempt,
+        header,
+        preprocessing="1",
+        dataset_sha256="0" * 64,
+        provenance={},
+        runtime=1,
+        report=draft,
     )
     assert model is not None
     return model
@@ -157,3 +173,31 @@ def test_the_thread_follows_and_ends(db: Database) -> None:
     serving.start()
     serving.close()
     assert not serving._thread.is_alive()
+
+
+@pytest.mark.parametrize(
+    ("agreement", "fastest", "form"),
+    [
+        (1.0, QuantizedNetwork, QuantizedNetwork),
+        (1.0, NumpyNetwork, NumpyNetwork),
+        (0.99, QuantizedNetwork, NumpyNetwork),  # fast, but it says other things
+    ],
+)
+def test_the_fastest_form_that_agrees_is_served(
+    db: Database, monkeypatch: pytest.MonkeyPatch, agreement: float, fastest: type, form: type
+) -> None:
+    monkeypatch.setattr(classifier, "_seconds", lambda network: 1 if isinstance(network, fastest) else 2)
+    trial = Trial((9.0,), 10_000, agreement, 0.98, 0.98)
+    model = register(db, DEEPER, trial=trial)
+    assert model.quantized == {**asdict(trial), "peaks": [9.0]}
+    loaded = Classifier(db).loaded("latest")
+    assert type(loaded.network) is form
+    pixels: Any = np.arange(784 * 3).reshape(3, 784) % 256
+    np.testing.assert_allclose(loaded.network.logits(pixels), loaded.exact.logits(pixels), rtol=0.2)
+
+
+def test_a_model_that_was_not_tried_in_bytes_is_served_in_float32(db: Database) -> None:
+    register(db, DEEPER)
+    loaded = Classifier(db).loaded("latest")
+    assert loaded.network is loaded.exact
+    assert classifier._seconds(loaded.network) > 0

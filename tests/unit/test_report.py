@@ -306,3 +306,15 @@ def test_every_published_figure_is_one_that_a_report_has(name: str) -> None:
     assert {one["name"] for one in figures} == {*preset.published, *preset.faithful}
     for one in figures:
         assert (one["ours"] is None) == one["name"].startswith("best_"), one["name"]
+
+
+def test_a_network_of_some_size_is_tried_in_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert classified().quantized is None  # float32 is as fast
+    monkeypatch.setattr(report, "QUANTIZED_FROM", 1)
+    tried = classified().quantized
+    assert tried is not None
+    assert tried["images"] == 1500
+    assert 0.9 < tried["agreement"] <= 1
+    assert json.loads(json.dumps(tried, allow_nan=False)) == {**tried, "peaks": list(tried["peaks"])}
+    other = TrainingSpec.model_validate({"network": {"activation": "tanh"}})
+    assert report.make(weights_of(other), images(), device=CPU).quantized is None
