@@ -15,6 +15,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -70,11 +71,11 @@ def main() -> int:
 
 def encoded(network: nn.Module, mean: Tensor) -> bytes:
     """The weights in half precision; the first bias centres the inputs."""
-    arrays: dict[str, NDArray[np.generic]] = {}
+    arrays: dict[str, NDArray[Any]] = {}
     for index, layer in enumerate(one for one in network.modules() if isinstance(one, nn.Linear)):
-        arrays[f"layers.{index}.weight"] = layer.weight.detach().numpy().astype(np.float16)
-        arrays[f"layers.{index}.bias"] = layer.bias.detach().numpy().astype(np.float32)
-    arrays["layers.0.bias"] -= network[0].weight.detach().numpy() @ mean.numpy()  # type: ignore[index]
+        weight, bias = layer.weight.detach(), layer.bias.detach()
+        arrays[f"layers.{index}.weight"] = weight.numpy().astype(np.float16)
+        arrays[f"layers.{index}.bias"] = (bias if index else bias - weight @ mean).numpy()
     return checkpoints.encode(arrays, {"format": 1, "kind": "not_a_digit"})
 
 
@@ -90,7 +91,7 @@ class Centred(nn.Sequential):
 
     def forward(self, pixels: Tensor) -> Tensor:
         """Logits (n, 11)."""
-        logits: Tensor = super().forward(pixels - self._mean)
+        logits: Tensor = super().forward(pixels - self._mean)  # type: ignore[no-untyped-call]
         return logits
 
 
@@ -294,7 +295,8 @@ def _cloud(generator: np.random.Generator) -> Pixels:
         at = np.linspace(-1, 1, side)
         height, width = generator.uniform(0.4, 1.0, 2)
         field = field * ((at[:, np.newaxis] / height) ** 2 + (at / width) ** 2 < 1)
-    return (255 * field).astype(np.uint8)
+    levels: Pixels = (255 * field).astype(np.uint8)
+    return levels
 
 
 def _noise(generator: np.random.Generator) -> Pixels:

@@ -2,6 +2,7 @@
 
 import functools
 from collections.abc import Callable
+from typing import Any
 
 import cv2
 import numpy as np
@@ -150,9 +151,10 @@ def _scribble(generator: np.random.Generator) -> Grey:
     return picture
 
 
-def _stretched(values: NDArray[np.floating]) -> Grey:
+def _stretched(values: NDArray[Any]) -> Grey:
     low, high = values.min(), values.max()
-    return ((values - low) * (255 / (high - low))).astype(np.uint8)
+    levels: Grey = ((values - low) * (255 / (high - low))).astype(np.uint8)
+    return levels
 
 
 KINDS: dict[str, Draw] = {

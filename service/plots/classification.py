@@ -116,7 +116,7 @@ def calibration(bins: Sequence[Bin], calibrated: Sequence[Bin] = ()) -> Picture:
         _reliability(upper, {"as trained" if after else "test images": filled, "calibrated": after})
         _counts(lower, after or filled)
 
-    columns = ("low", "high", "count", "accuracy", "confidence")
+    columns: tuple[str, ...] = ("low", "high", "count", "accuracy", "confidence")
     rows = [_row(item) for item in bins]
     if after:
         columns = (*columns, *(f"calibrated_{name}" for name in columns[2:]))

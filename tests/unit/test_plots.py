@@ -288,6 +288,16 @@ def test_calibration() -> None:
     assert table(picture)[1:3] == [["0.0", "0.5", "0", "", ""], ["0.5", "0.9", "20", "0.75", "0.7"]]
 
 
+def test_calibration_before_and_after() -> None:
+    after = [BINS[0], Bin(0.5, 0.9, 10, 0.8, 0.8), Bin(0.9, 1.0, 90, 0.95, 0.96)]
+    picture = plots.calibration(BINS, after)
+    upper, _ = picture.figure().axes
+    assert [line.get_label() for line in upper.lines] == ["as sure as right", "as trained", "calibrated"]
+    assert picture.heading == "Calibration: expected calibration error 1.80 %, calibrated 0.90 %"
+    assert table(picture)[0][5:] == ["calibrated_count", "calibrated_accuracy", "calibrated_confidence"]
+    assert table(picture)[2] == ["0.5", "0.9", "20", "0.75", "0.7", "10", "0.8", "0.8"]
+
+
 def test_calibration_of_nothing() -> None:
     assert opened(plots.calibration([Bin(0.0, 1.0, 0, None, None)])).size == (1036, 777)
 

@@ -1,6 +1,7 @@
 import json
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -318,3 +319,38 @@ def test_a_network_of_some_size_is_tried_in_bytes(monkeypatch: pytest.MonkeyPatc
     assert json.loads(json.dumps(tried, allow_nan=False)) == {**tried, "peaks": list(tried["peaks"])}
     other = TrainingSpec.model_validate({"network": {"activation": "tanh"}})
     assert report.make(weights_of(other), images(), device=CPU).quantized is None
+
+
+def test_calibration_before_and_after() -> None:
+    """An untrained network knows nothing, and comes to say so; its answers stay."""
+    dataset = replace(images(), test_inputs=IMAGES, test_targets=LABELS)
+    spec = TrainingSpec.model_validate({"network": {"hidden_widths": [16]}})
+    made = report.make(weights_of(spec), dataset, device=CPU)
+    before, after = made.data["calibration"], made.data["calibrated"]
+    assert (after["source"], after["examples"]) == ("test_folds", 3000)
+    assert after["temperature"] > 2
+    for name in ("expected_calibration_error", "negative_log_likelihood", "brier_score"):
+        assert after[name] < before[name]
+    assert after["negative_log_likelihood"] == pytest.approx(math.log(10), rel=0.01)
+    assert 0.98 < after["digits_kept"] <= 1
+    assert made.answers is not None
+    assert before["negative_log_likelihood"] == pytest.approx(made.answers.loss.mean())
+    assert made.calibration is not None
+    assert made.calibration["temperature"] == after["temperature"]
+    assert made.calibration["expected_calibration_error"] == {
+        "before": before["expected_calibration_error"],
+        "after": after["expected_calibration_error"],
+    }
+    assert json.loads(json.dumps(made.calibration, allow_nan=False)) == made.calibration
+
+
+def test_the_validation_split_calibrates_where_there_is_one() -> None:
+    held = replace(images(), validation_inputs=IMAGES[:1200], validation_targets=LABELS[:1200])
+    spec = TrainingSpec.model_validate(
+        {"network": {"hidden_widths": [16]}, "dataset": {"name": "kmnist", "validation": 1200}}
+    )
+    made = report.make(weights_of(spec), replace(held, name="kmnist"), device=CPU)
+    assert (made.data["calibrated"]["source"], made.data["calibrated"]["examples"]) == ("validation", 1200)
+    assert made.data["calibrated"]["digits_kept"] is None
+    assert classified().data["calibrated"] is None, "too few examples"
+    assert classified().calibration is None
