@@ -9,6 +9,7 @@ BENCHMARKS: dict[str, tuple[str, ...]] = {
     "augment": (),
     "roofline": (),
     "sweeps": (),
+    "reading": (),
     "training": ("--quick",),  # all of it takes half an hour
     "lecture": ("--quick",),  # all of it takes hours
 }

@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from service.checkpoints import CorruptCheckpoint
+from service.data.digits import VERSIONS
 from service.errors import Conflict, NotFound, Unavailable
 from service.inference import NumpyNetwork
 from service.store import checkpoints, models
@@ -28,6 +29,10 @@ class NoModel(Conflict):
 
 class NotAClassifier(Conflict):
     code = "not_a_classifier"
+
+
+class UnknownPreprocessing(Conflict):
+    code = "unknown_preprocessing"
 
 
 class ModelDamaged(Conflict):
@@ -67,7 +72,7 @@ class Classifier:
 
     def loaded(self, reference: str) -> Loaded:
         """The model that an id, `latest` or an alias stands for; a request uses this one throughout.
-        Raises NotFound, NoModel, NotAClassifier and ModelDamaged."""
+        Raises NotFound, NoModel, NotAClassifier, UnknownPreprocessing and ModelDamaged."""
         with self._guard:
             model_id = self._pointers.get(reference, reference)
             found = self._kept.get(model_id)
@@ -120,7 +125,7 @@ class Classifier:
             except ModelDamaged as error:
                 log.warning("%s is not moved to %s: %s", name, model.id, error.detail)
                 continue
-            except NotAClassifier:
+            except (NotAClassifier, UnknownPreprocessing):
                 pass  # the name says so itself when it is asked
             with self._guard:
                 self._pointers[name] = model.id
@@ -139,6 +144,11 @@ class Classifier:
     def _load(self, model: Model) -> Loaded:
         if model.task != "classification":
             raise NotAClassifier(f"{model.id} is a {model.task} and reads no digits: name another model")
+        if model.preprocessing not in VERSIONS:
+            raise UnknownPreprocessing(
+                f"{model.id} was trained for preprocessing {model.preprocessing!r}, and here there is "
+                f"{', '.join(VERSIONS)}: name another model, or serve it with the version that trained it"
+            )
         with self._loading:
             with self._guard:
                 found = self._kept.get(model.id)

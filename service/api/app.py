@@ -25,6 +25,7 @@ from service.api import (
     predictions,
     previews,
     problems,
+    readings,
     reports,
     submissions,
     sweep_pictures,
@@ -113,6 +114,7 @@ def create_app(settings: Settings) -> FastAPI:
         previews,
         models,
         predictions,
+        readings,
         catalog,
         health,
     ):

@@ -77,7 +77,7 @@ class BodyLimit:
         await _Counted(limit, setting, receive, send).run(self._app, scope)
 
     def _limit(self, path: str) -> tuple[int, str]:
-        if path.endswith("/predict"):
+        if path.endswith(("/predict", "/read")):
             return self._settings.max_body_bytes, "NUMERAL_MAX_BODY_BYTES"
         return self._settings.max_json_bytes, "NUMERAL_MAX_JSON_BYTES"
 

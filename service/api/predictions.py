@@ -8,6 +8,7 @@ from pydantic import BaseModel, Field
 
 from service.api import uploads
 from service.api.context import Wired
+from service.api.included import Include, Included, told
 from service.api.models import ModelRef
 from service.api.problems import documented
 from service.api.uploads import Batch, Uploaded
@@ -18,7 +19,7 @@ from service.store.models import LATEST
 router = APIRouter(prefix="/v1", tags=["predictions"])
 
 
-class Prediction(BaseModel):
+class Prediction(Included):
     """What the model sees in one image."""
 
     label: Annotated[int, Field(ge=0, le=9, description="The likeliest class.")]
@@ -103,9 +104,9 @@ Preprocess = Annotated[Mode | None, Query(description="How images are brought to
     responses=documented(*_REFUSALS),
     openapi_extra=_BODY,
 )
-def predict(context: Wired, upload: Uploaded, preprocess: Preprocess = None) -> Response:
+def predict(context: Wired, upload: Uploaded, include: Include, preprocess: Preprocess = None) -> Response:
     """One image or many: image bytes, a form of files, or JSON with pixels or base64."""
-    return _answer(context, LATEST, upload, preprocess)
+    return _answer(context, LATEST, upload, preprocess, include)
 
 
 @router.post(
@@ -116,15 +117,22 @@ def predict(context: Wired, upload: Uploaded, preprocess: Preprocess = None) -> 
     openapi_extra=_BODY,
 )
 def predict_with(
-    context: Wired, reference: ModelRef, upload: Uploaded, preprocess: Preprocess = None
+    context: Wired, reference: ModelRef, upload: Uploaded, include: Include, preprocess: Preprocess = None
 ) -> Response:
     """As `POST /v1/predict`, with the model that the reference stands for."""
-    return _answer(context, reference, upload, preprocess)
+    return _answer(context, reference, upload, preprocess, include)
 
 
-def _answer(context: Wired, reference: str, upload: Uploaded, preprocess: Mode | None) -> Response:
-    batch = uploads.read(upload, preprocess, context.settings)
-    answer = _predicted(context.classifier.loaded(reference), batch)
+def _answer(
+    context: Wired, reference: str, upload: Uploaded, preprocess: Mode | None, include: frozenset[str]
+) -> Response:
+    loaded = context.classifier.loaded(reference)
+    batch = uploads.read(upload, preprocess, context.settings, loaded.model.preprocessing)
+    answer = _predicted(loaded, batch)
+    if include:
+        seen = zip(answer["predictions"], batch.pixels, batch.digits, strict=True)
+        for prediction, pixels, digit in seen:
+            prediction |= told(include, pixels, digit)
     # thousands of images are encoded as they are: a pass through pydantic would take longer than the network
     return Response(json.dumps(answer, separators=(",", ":")), media_type="application/json")
 

@@ -1,7 +1,8 @@
 """From the bytes of a prediction request to digits, whatever way the images came."""
 
 import base64
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Annotated, Any, TypeVar
 
@@ -29,10 +30,12 @@ C = TypeVar("C")
 
 @dataclass(frozen=True)
 class Batch:
-    """Images as the network sees them: (n, 784) from 0 to 255, and the warnings of each."""
+    """Images as the network sees them: (n, 784) from 0 to 255, the warnings of each, and how those that were
+    pictures became pixels."""
 
     pixels: NDArray[Any]
     warnings: Sequence[Sequence[str]]
+    digits: Sequence[Digit | None]
 
 
 @dataclass(frozen=True)
@@ -92,20 +95,53 @@ async def _form(request: Request, raw: bytes, max_images: int) -> Form:
     return Form(files, fields)
 
 
-def read(upload: Upload, mode: Mode | None, settings: Settings) -> Batch:
-    """The images of a body. `mode` is the query's; what the body says goes before it. Raises ServiceError
-    that points at the image which is wrong."""
+def read(upload: Upload, mode: Mode | None, settings: Settings, version: str) -> Batch:
+    """The images of a body, in the preprocessing version that their model asks for. `mode` is the query's; what the
+    body says goes before it. Raises ServiceError that points at the image which is wrong."""
     if upload.form is not None:
-        return _of_form(upload.form, mode, settings)
+        return _of_form(upload.form, mode, settings, version)
     if upload.is_json:
-        return _of_json(bodies.decode(upload.raw), mode, settings)
+        return _of_json(bodies.decode(upload.raw), mode, settings, version)
     if not upload.raw:
         raise Invalid("the body is empty: send an image, a form of images, or JSON", code="no_images")
-    digit = digits.read(upload.raw, mode=mode or "auto", max_pixels=settings.max_image_pixels)
+    digit = digits.read(
+        upload.raw, mode=mode or "auto", max_pixels=settings.max_image_pixels, version=version
+    )
     return _batch([digit])
 
 
-def _of_form(form: Form, mode: Mode | None, settings: Settings) -> Batch:
+def read_all(upload: Upload, settings: Settings) -> list[list[Digit]]:
+    """Every digit of the one picture of a body, line by line. Raises ServiceError."""
+    data, place = _single(upload)
+    with _pointing_at(place):
+        return digits.read_all(data, max_pixels=settings.max_image_pixels)
+
+
+def _single(upload: Upload) -> tuple[bytes, str]:
+    """The one image file of a body, and where it stands."""
+    remedy = "send one picture: an image file, a form with one file, or JSON with image in base64"
+    if upload.form is not None:
+        if len(upload.form.files) != 1 or upload.form.fields:
+            raise Invalid(f"the form holds {len(upload.form.files)} files: {remedy}", code="one_image")
+        place, data = upload.form.files[0]
+        return data, place
+    if not upload.is_json:
+        if not upload.raw:
+            raise Invalid(f"the body is empty: {remedy}", code="no_images")
+        return upload.raw, "#"
+    payload = bodies.decode(upload.raw)
+    if not isinstance(payload, dict) or "image" not in payload:
+        raise Invalid(remedy, code="one_image", errors=[FieldError("#", remedy)])
+    unknown = sorted(payload.keys() - {"image"})
+    if unknown:
+        raise _unknown_field(unknown[0], "there is image")
+    if not isinstance(payload["image"], str):
+        detail = "must be an image file in base64: numbers are read by predict"
+        raise Invalid(f"image {detail}", code="bad_base64", errors=[FieldError("#/image", detail)])
+    return _from_base64(payload["image"], "#/image"), "#/image"
+
+
+def _of_form(form: Form, mode: Mode | None, settings: Settings, version: str) -> Batch:
     unknown = sorted(form.fields.keys() - {"preprocess"})
     if unknown:
         raise _unknown_field(unknown[0], "send images as files (with a file name); preprocess may go along")
@@ -114,11 +150,14 @@ def _of_form(form: Form, mode: Mode | None, settings: Settings) -> Batch:
     if "preprocess" in form.fields:
         mode = _choice(MODES, form.fields["preprocess"], "preprocess")
     return _batch(
-        [_read_one(data, where, mode or "auto", settings.max_image_pixels) for where, data in form.files]
+        [
+            _read_one(data, where, mode or "auto", settings.max_image_pixels, version)
+            for where, data in form.files
+        ]
     )
 
 
-def _of_json(payload: object, mode: Mode | None, settings: Settings) -> Batch:
+def _of_json(payload: object, mode: Mode | None, settings: Settings, version: str) -> Batch:
     if not isinstance(payload, dict):
         raise Invalid('send a JSON object, such as {"images": [[784 numbers]]}', code="not_an_object")
     unknown = sorted(payload.keys() - set(FIELDS))
@@ -130,7 +169,7 @@ def _of_json(payload: object, mode: Mode | None, settings: Settings) -> Batch:
     images, places = _listed(payload)
     if len(images) > settings.max_images:
         raise _too_many(settings.max_images)
-    return _Mixed(images, places, mode, scale, settings.max_image_pixels).batch()
+    return _Mixed(images, places, mode, scale, settings.max_image_pixels, version).batch()
 
 
 def _listed(payload: dict[str, Any]) -> tuple[list[object], list[str]]:
@@ -156,6 +195,7 @@ class _Mixed:
     mode: Mode | None
     scale: Scale
     max_pixels: int
+    version: str
 
     def batch(self) -> Batch:
         encoded = [index for index, image in enumerate(self.images) if isinstance(image, str)]
@@ -164,15 +204,16 @@ class _Mixed:
         if numbers:
             pixels[numbers] = self._numbers(numbers)
         warnings: list[Sequence[str]] = [("blank",) if blank else () for blank in digits.is_blank(pixels)]
+        seen: list[Digit | None] = [None] * len(self.images)
         for index in numbers if self.mode in ("auto", "mnist") else []:
             grey = pixels[index].round().astype(np.uint8).reshape(SIDE, SIDE)
-            digit = digits.prepare(grey, mode=self.mode or "none")
-            pixels[index], warnings[index] = digit.pixels, digit.warnings
+            digit = digits.prepare(grey, mode=self.mode or "none", version=self.version)
+            pixels[index], warnings[index], seen[index] = digit.pixels, digit.warnings, digit
         for index in encoded:
             data = _from_base64(str(self.images[index]), self.places[index])
-            digit = _read_one(data, self.places[index], self.mode or "auto", self.max_pixels)
-            pixels[index], warnings[index] = digit.pixels, digit.warnings
-        return Batch(pixels, warnings)
+            digit = _read_one(data, self.places[index], self.mode or "auto", self.max_pixels, self.version)
+            pixels[index], warnings[index], seen[index] = digit.pixels, digit.warnings, digit
+        return Batch(pixels, warnings, seen)
 
     def _numbers(self, chosen: list[int]) -> NDArray[np.float32]:
         try:
@@ -194,15 +235,26 @@ def _from_base64(text: str, place: str) -> bytes:
         raise Invalid(f"an image {detail}", code="bad_base64", errors=[FieldError(place, detail)]) from None
 
 
-def _read_one(data: bytes, place: str, mode: Mode, max_pixels: int) -> Digit:
+def _read_one(data: bytes, place: str, mode: Mode, max_pixels: int, version: str) -> Digit:
+    with _pointing_at(place):
+        return digits.read(data, mode=mode, max_pixels=max_pixels, version=version)
+
+
+@contextmanager
+def _pointing_at(place: str) -> Iterator[None]:
+    """What is refused in the block is refused with its place in the body."""
     try:
-        return digits.read(data, mode=mode, max_pixels=max_pixels)
+        yield
     except ServiceError as error:
         raise type(error)(error.detail, code=error.code, errors=[FieldError(place, error.detail)]) from None
 
 
 def _batch(read_digits: Sequence[Digit]) -> Batch:
-    return Batch(np.stack([digit.pixels for digit in read_digits]), [digit.warnings for digit in read_digits])
+    return Batch(
+        np.stack([digit.pixels for digit in read_digits]),
+        [digit.warnings for digit in read_digits],
+        read_digits,
+    )
 
 
 def _choice(choices: Mapping[str, C], value: object, name: str) -> C:

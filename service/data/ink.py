@@ -46,9 +46,8 @@ def find(grey: Grey) -> Ink | None:
     polarity, paper = _paper(smooth)
     if polarity == "light_on_dark":
         smooth = 255 - smooth
-    level = _flattened(smooth, paper, polarity)
+    level, noise = _unlifted(_flattened(smooth, paper, polarity))
     strongest = _strongest(level)
-    noise = _noise(level, strongest)
     if strongest < max(BLANK_BELOW, NOISE_FACTOR * noise):
         return None
     threshold = max(_threshold(level, strongest), round(min(NOISE_FACTOR * noise, strongest / 2)))
@@ -81,11 +80,14 @@ def _denoised(grey: Grey) -> Grey:
     return np.asarray(cv2.GaussianBlur(grey, (0, 0), sigma), np.uint8)
 
 
-def _noise(level: Grey, strongest: int) -> float:
-    """Standard deviation of the paper, by the median of deviations from the median of what is hardly ink."""
+def _unlifted(level: Grey) -> tuple[Grey, float]:
+    """With the paper at 0, and its noise: a closing lies above noisy paper. The standard deviation is told by what is
+    less than the paper, for no ink is."""
     sample = level[::3, ::3] if level.size > 10_000 else level
-    paper = sample[sample <= strongest // 2].astype(np.float32)
-    return 1.4826 * float(np.median(np.abs(paper - np.median(paper)))) if paper.size else 0.0
+    paper = int(np.median(border(level)))
+    below = sample[sample < paper]
+    noise = 1.4826 * float(np.median(paper - below)) if below.size else 0.0
+    return (np.maximum(level, paper) - np.uint8(paper)), noise
 
 
 def _paper(grey: Grey) -> tuple[Polarity, Grey]:
@@ -159,17 +161,23 @@ def _without_rows(solid: Mask) -> Mask:
         return solid
     run = max(12, width // 24)
     runs = _morphed(solid, cv2.MORPH_OPEN, _rectangle(run, 1))
+    widest = max(2.5, LINE_WIDTH * max(height, width))
+    runs &= 1 - _morphed(
+        runs, cv2.MORPH_OPEN, _rectangle(1, int(widest) + 2)
+    )  # strokes are thicker than lines
     if cv2.countNonZero(cv2.reduce(runs, 0, cv2.REDUCE_MAX)) < LINE_SHARE * width:
         return solid
-    labels, stats = labelled(_morphed(runs, cv2.MORPH_CLOSE, _rectangle(2 * run + 1, 3)))
-    thickness = stats[:, cv2.CC_STAT_AREA] / stats[:, cv2.CC_STAT_WIDTH]
-    ruled = stats[:, cv2.CC_STAT_WIDTH] >= LINE_SHARE * width
-    ruled &= thickness <= max(2.5, LINE_WIDTH * max(height, width))
+    reach = max(2 * run, width // 4)  # a stroke may hide so much of a line
+    labels, stats = labelled(_morphed(runs, cv2.MORPH_CLOSE, _rectangle(reach, 5)))
+    left, across = stats[:, cv2.CC_STAT_LEFT], stats[:, cv2.CC_STAT_WIDTH]
+    ruled = (left <= width // 40) & (left + across >= width - width // 40)  # a stroke seldom does
+    ruled &= stats[:, cv2.CC_STAT_AREA] <= widest * across
     ruled &= stats[:, cv2.CC_STAT_HEIGHT] <= 0.12 * width
     ruled[0] = False
     if not ruled.any():
         return solid
-    thick = 2 * int(np.ceil(thickness[ruled].max())) + 1
+    thickness = float((stats[ruled, cv2.CC_STAT_AREA] / across[ruled]).max())
+    thick = 2 * int(np.ceil(thickness)) + 1
     line = _morphed(ruled[labels].astype(np.uint8), cv2.MORPH_DILATE, _rectangle(1, 3))
     crossing = _morphed(solid, cv2.MORPH_OPEN, _rectangle(1, thick))
     rest = solid & (1 - (line & (1 - crossing)))
@@ -187,7 +195,7 @@ def _without_clutter(solid: Mask) -> Mask:
     area[0] = extent[0] = 0
     kept = ~_framing(labels, stats, solid.shape)
     kept[0] = False
-    if not kept.any() or area[kept].max() < 9:
+    if not kept.any() or area[kept].max() < 0.1 * area.max():
         kept[1:] = True
     largest = np.argmax(np.where(kept, area, 0))
     kept &= (area >= SPECK_AREA * area[largest]) | (extent >= SPECK_EXTENT * extent[largest])

@@ -57,12 +57,19 @@ def alone(solid: Mask) -> tuple[Shape, bool]:
     main = max(found, key=lambda shape: shape.area)
     rivals = [shape for shape in found if shape is main or shape.height >= 0.5 * main.height]
     if len(rivals) == 1:
-        return main, main.width > 1.6 * main.height
+        near = [shape for shape in found if shape is main or _belongs(shape, main)]
+        return union(near), main.width > 1.6 * main.height
     whole = union(rivals)
     gap = max(_gap(main, other) for other in rivals if other is not main)
     if whole.width <= 1.15 * whole.height and gap <= 0.15 * whole.height:
         return whole, False  # one digit whose strokes do not meet
     return main, True
+
+
+def _belongs(part: Shape, main: Shape) -> bool:
+    """Whether a small shape is a loose stroke of the one digit that there is."""
+    longer = max(part.width, part.height)
+    return longer >= 0.2 * main.height and _gap(part, main) <= 0.4 * main.height
 
 
 def lines(solid: Mask) -> list[list[Shape]]:
@@ -167,7 +174,7 @@ def _parted(shape: Shape, typical: float) -> list[Shape]:
         start = round((index - 0.3) * step)
         near = ink[start : round((index + 0.3) * step)]
         cuts.append(start + int(near.argmin()))
-        if near.min() > CUT_STROKES * shape.stroke:
+        if near.min() > min(CUT_STROKES * shape.stroke, 0.4 * shape.height):
             return [Shape(shape.left, shape.top, shape.solid, crowded=True)]
     edges = [0, *cuts, shape.width]
     return [_cropped(shape, start, end) for start, end in pairwise(edges)]
