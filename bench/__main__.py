@@ -10,6 +10,8 @@ BENCHMARKS: dict[str, tuple[str, ...]] = {
     "roofline": (),
     "sweeps": (),
     "confidence": (),
+    "reading": (),
+    "serving": (),
     "training": ("--quick",),  # all of it takes half an hour
     "lecture": ("--quick",),  # all of it takes hours
 }

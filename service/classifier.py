@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from service import confidence
 from service.checkpoints import CorruptCheckpoint, Weights, decode_weights
 from service.confidence import Calibration, Predicted
+from service.data.digits import VERSIONS
 from service.errors import Conflict, NotFound, Unavailable
 from service.inference import Floats, NumpyNetwork
 from service.quantized import QuantizedNetwork, Trial
@@ -37,6 +38,10 @@ class NoModel(Conflict):
 
 class NotAClassifier(Conflict):
     code = "not_a_classifier"
+
+
+class UnknownPreprocessing(Conflict):
+    code = "unknown_preprocessing"
 
 
 class ModelDamaged(Conflict):
@@ -83,15 +88,15 @@ class Classifier:
 
     def loaded(self, reference: str) -> Loaded:
         """The model that an id, `latest` or an alias stands for; a request uses this one throughout.
-        Raises NotFound, NoModel, NotAClassifier and ModelDamaged."""
+        Raises NotFound, NoModel, NotAClassifier, UnknownPreprocessing and ModelDamaged."""
         found = self.at_hand(reference)
         if found is not None:
             return found
         return self._load(self.resolve(self._pointers.get(reference, reference)))
 
     def resolve(self, reference: str) -> Model:
-        """The model that a reference stands for by the database, in memory or not. Raises NotFound, NoModel
-        and NotAClassifier."""
+        """The model that a reference stands for by the database, in memory or not. Raises NotFound, NoModel,
+        NotAClassifier and UnknownPreprocessing."""
         try:
             model = models.resolve(self._db, reference)
         except NotFound:
@@ -100,7 +105,7 @@ class Classifier:
                     'no model is trained yet: POST {"preset": "slp-200"} to /v1/jobs, and wait for the job'
                 ) from None
             raise
-        _check_task(model)
+        _check(model)
         return model
 
     def unload(self, model_id: str) -> None:
@@ -168,7 +173,7 @@ class Classifier:
             except ModelDamaged as error:
                 log.warning("%s is not moved to %s: %s", name, model.id, error.detail)
                 continue
-            except NotAClassifier:
+            except (NotAClassifier, UnknownPreprocessing):
                 pass  # the name says so itself when it is asked
             with self._guard:
                 self._pointers[name] = model.id
@@ -185,7 +190,7 @@ class Classifier:
             after = found[-1].id if has_more else None
 
     def _load(self, model: Model) -> Loaded:
-        _check_task(model)
+        _check(model)
         with self._loading:
             with self._guard:
                 found = self._kept.get(model.id)
@@ -255,6 +260,11 @@ def _seconds(network: NumpyNetwork | QuantizedNetwork) -> float:
     return min(taken)
 
 
-def _check_task(model: Model) -> None:
+def _check(model: Model) -> None:
     if model.task != "classification":
         raise NotAClassifier(f"{model.id} is a {model.task} and reads no digits: name another model")
+    if model.preprocessing not in VERSIONS:
+        raise UnknownPreprocessing(
+            f"{model.id} was trained for preprocessing {model.preprocessing!r}, and here there is "
+            f"{', '.join(VERSIONS)}: name another model, or serve it with the version that trained it"
+        )

@@ -131,6 +131,32 @@ class Answer(View):
     predictions: list[Digit]
 
 
+class Box(View):
+    """Where a digit stands, in the picture's own pixels."""
+
+    left: int
+    top: int
+    width: int
+    height: int
+
+
+class ReadDigit(Digit):
+    """A digit in a picture, and which line it stands in, from 0."""
+
+    line: int
+    box: Box
+
+
+class Reading(View):
+    """What stands in a picture, in reading order; in `text` a line break parts lines."""
+
+    model: str
+    version: int
+    text: str
+    digits: list[ReadDigit]
+    warnings: list[str] = []
+
+
 class ApiError(Exception):
     """The API refused. `code` is stable, `errors` names each field and what is wrong with it."""
 
@@ -184,6 +210,11 @@ class Client:
             for index, image in enumerate(images)
         ]
         return Answer.model_validate(self.call("POST", _path("models", model, "predict"), files=files))
+
+    def read(self, image: bytes | str | Path, *, model: str = "latest") -> Reading:
+        """Read all digits of an image file (PNG, JPEG, WebP), given as bytes or a path. Raises ApiError."""
+        data = image if isinstance(image, bytes) else Path(image).read_bytes()
+        return Reading.model_validate(self.call("POST", _path("models", model, "read"), content=data))
 
     def compare(self, job_ids: Sequence[str]) -> dict[str, Any]:
         """Finished jobs side by side: their series, where their specs differ, and for each two that classify

@@ -40,9 +40,6 @@ Coverage = Annotated[
     float | None,
     Query(description=_COVER, json_schema_extra={"minimum": MIN_COVERAGE, "maximum": MAX_COVERAGE}),
 ]
-Include = Annotated[
-    Literal["not_a_digit"] | None, Query(description="Answer with `not_a_digit` too, whatever it comes to.")
-]
 
 
 class NotCalibrated(Conflict):
@@ -55,14 +52,14 @@ class Asked:
 
     min_confidence: float | None
     coverage: float | None
-    score: bool
+    include: frozenset[str] = frozenset()
 
     def add_to(self, predictions: Sequence[dict[str, Any]], found: Predicted, loaded: Loaded) -> None:
         """Put what was asked for into the predictions, one of each of what was found. Raises NotCalibrated."""
         if self.coverage is not None:
             for prediction, chosen in zip(predictions, self._sets(found, loaded), strict=True):
                 prediction["set"] = chosen
-        if self.score:
+        if "not_a_digit" in self.include:
             scores = [None] * len(predictions) if found.not_a_digit is None else found.not_a_digit.tolist()
             for prediction, score in zip(predictions, scores, strict=True):
                 prediction["not_a_digit"] = score
@@ -99,7 +96,7 @@ def _abstain(prediction: dict[str, Any], at_least: float) -> None:
 
 
 def asked(
-    body: Mapping[str, object], min_confidence: float | None, coverage: float | None, include: str | None
+    body: Mapping[str, object], min_confidence: float | None, coverage: float | None, include: frozenset[str]
 ) -> Asked:
     """By the query and by the body's fields, which go before it. Raises Invalid that points at each mistake."""
     query = {"min_confidence": min_confidence, "coverage": coverage}
@@ -118,7 +115,7 @@ def asked(
             code="invalid_parameter",
             errors=mistakes,
         )
-    return Asked(found["min_confidence"], found["coverage"], score=include is not None)
+    return Asked(found["min_confidence"], found["coverage"], include)
 
 
 def _within(value: object, limits: tuple[float, float]) -> float | None:

@@ -4,6 +4,7 @@ It takes the requests that nearly all are: a POST to a predict path without a qu
 model is in memory. Any other goes to the application as if nothing had looked at it. Both ways give the same answer,
 and one description: that of the routes in `predictions`."""
 
+import logging
 from collections.abc import Iterable
 
 from fastapi import FastAPI
@@ -17,6 +18,8 @@ from service.api.quick import Reader
 from service.errors import Unavailable
 from service.settings import Settings
 from service.store.models import LATEST
+
+log = logging.getLogger(__name__)
 
 _LATEST_PATH, _BEGIN, _END = "/v1/predict", "/v1/models/", "/predict"
 # with these a body is not what it looks like, or the client waits to be asked for it
@@ -44,7 +47,10 @@ class Express:
         answer = None
         if messages[-1]["type"] == "http.request" and not messages[-1].get("more_body"):
             body = b"".join(message.get("body", b"") for message in messages)
-            answer = await self._answer(reference, content_type, body)
+            try:
+                answer = await self._answer(reference, content_type, body)
+            except Exception:
+                log.exception("%s is answered the long way", scope["path"])
         if answer is None:
             await self._app(scope, _again(messages, receive), send)
         else:
@@ -65,7 +71,7 @@ class Express:
         loaded = context.classifier.at_hand(reference)
         if loaded is None or len(body) > self._limit:
             return None
-        pictures = self._reader.read(body, content_type)
+        pictures = self._reader.read(body, content_type, loaded.model.preprocessing)
         if pictures is None:
             return None
         try:

@@ -8,12 +8,14 @@ from fastapi import APIRouter, Query, Request, Response
 from pydantic import BaseModel, Field
 from starlette.types import Scope
 
-from service.api import abstention, problems, uploads
-from service.api.abstention import Asked, Coverage, Include, MinConfidence, Reason, asked
+from service.api import abstention, included, problems
+from service.api.abstention import Asked, Coverage, MinConfidence, Reason, asked
+from service.api.batches import Batch, OnError, Way
 from service.api.context import Context, Wired
+from service.api.included import Include, Included
 from service.api.models import ModelRef
 from service.api.problems import Problem, documented
-from service.api.uploads import Batch, OnError, Uploaded
+from service.api.uploads import Uploaded
 from service.classifier import Loaded
 from service.confidence import Predicted
 from service.data.digits import DigitWarning, Mode
@@ -22,7 +24,7 @@ from service.store.models import LATEST, Model
 router = APIRouter(prefix="/v1", tags=["predictions"])
 
 
-class Prediction(BaseModel):
+class Prediction(Included):
     """What the model sees in one image."""
 
     label: Annotated[
@@ -168,17 +170,18 @@ def predict(
     context: Wired,
     request: Request,
     upload: Uploaded,
+    include: Include,
     preprocess: Preprocess = None,
     min_confidence: MinConfidence = None,
     coverage: Coverage = None,
-    include: Include = None,
     on_error: OnErrorChoice = None,
     exact: Exact = False,
 ) -> Response:
     """One image or many: image bytes, a form or a ZIP of files, raw pixels, or JSON with pixels or base64."""
-    batch = uploads.read(upload, preprocess, context.settings, on_error=on_error)
+    loaded = context.classifier.loaded(LATEST)
+    batch = Way(context.settings, loaded.model.preprocessing, preprocess, on_error).read(upload)
     wanted = asked(batch.asked, min_confidence, coverage, include)
-    return _answer(context, context.classifier.loaded(LATEST), batch, request.scope, wanted, exact=exact)
+    return _answer(context, loaded, batch, request.scope, wanted, exact=exact)
 
 
 @router.post(
@@ -193,17 +196,18 @@ def predict_with(
     request: Request,
     reference: ModelRef,
     upload: Uploaded,
+    include: Include,
     preprocess: Preprocess = None,
     min_confidence: MinConfidence = None,
     coverage: Coverage = None,
-    include: Include = None,
     on_error: OnErrorChoice = None,
     exact: Exact = False,
 ) -> Response:
     """As `POST /v1/predict`, with the model that the reference stands for."""
-    batch = uploads.read(upload, preprocess, context.settings, on_error=on_error)
+    loaded = context.classifier.loaded(reference)
+    batch = Way(context.settings, loaded.model.preprocessing, preprocess, on_error).read(upload)
     wanted = asked(batch.asked, min_confidence, coverage, include)
-    return _answer(context, context.classifier.loaded(reference), batch, request.scope, wanted, exact=exact)
+    return _answer(context, loaded, batch, request.scope, wanted, exact=exact)
 
 
 def _answer(
@@ -228,6 +232,8 @@ def predicted(
     told = described(found, batch.warnings)
     if wanted is not None:
         wanted.add_to(told, found, loaded)
+        for prediction, pixels, digit in zip(told, batch.pixels, batch.digits, strict=True):
+            prediction |= included.told(wanted.include, pixels, digit)
     for index, error in batch.errors.items():
         told[index] = {"error": problems.described(scope, error)}
     if batch.names is not None:

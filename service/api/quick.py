@@ -16,9 +16,8 @@ from numpy.typing import NDArray
 
 from service.api.uploads import is_pixels_body
 from service.data import digits
-from service.data.digits import LOW_CONTRAST_BELOW, SIDE
+from service.data.digits import LOW_CONTRAST_BELOW, PIXELS, PREPROCESSING_VERSION, SIDE
 
-PIXELS = SIDE * SIDE
 PNG = b"\x89PNG\r\n\x1a\n"
 # length and name of the header, then 28 x 28, 8 bits of grey, not interlaced
 _GREY_28 = PNG + b"\0\0\0\rIHDR\0\0\0\x1c\0\0\0\x1c\x08\0\0\0\0"
@@ -44,19 +43,19 @@ class Reader:
         self._max_images = max_images
         self._parser = simdjson.Parser()
 
-    def read(self, body: bytes, content_type: bytes) -> Pictures | None:
-        """The pictures of a body, or None."""
+    def read(self, body: bytes, content_type: bytes, version: str = PREPROCESSING_VERSION) -> Pictures | None:
+        """The pictures of a body for a model of a preprocessing version, or None."""
         if content_type == b"application/octet-stream":
             return self._raw(body)
         if content_type.startswith(b"multipart/form-data"):
             file = _only_file(body, content_type)
-            return None if file is None else _png(file)
+            return None if file is None else _png(file, version)
         if body[:1] == b"{":
             try:
                 return self._json(body)
             except (ValueError, KeyError, TypeError, RuntimeError):
                 return None
-        return _png(body) if body.startswith(PNG) else None
+        return _png(body, version) if body.startswith(PNG) else None
 
     def _raw(self, body: bytes) -> Pictures | None:
         count, rest = divmod(len(body), PIXELS)
@@ -96,9 +95,11 @@ def _blanks(pixels: NDArray[Any]) -> Sequence[Sequence[str]]:
     return [("blank",) if blank else () for blank in spread < digits.BLANK_BELOW]
 
 
-def _png(file: bytes) -> Pictures | None:
+def _png(file: bytes, version: str) -> Pictures | None:
     """Of a file that holds a header, one piece of data and an end, and in it a digit whose outermost pixels are
     black: nothing is to be done to that one."""
+    if version != PREPROCESSING_VERSION:
+        return None
     length = int.from_bytes(file[33:37], "big")
     end = _DATA + length + 4
     if not file.startswith(_GREY_28) or file[37:_DATA] != b"IDAT" or file[end:] != _END:
@@ -115,7 +116,11 @@ def _png(file: bytes) -> Pictures | None:
     if grey is None or grey.shape != (SIDE, SIDE) or grey.dtype != np.uint8:
         return None
     pixels = grey.reshape(PIXELS)
-    if pixels.take(_BORDER).any() or np.maximum.reduce(pixels) < LOW_CONTRAST_BELOW:
+    if (
+        pixels.take(_BORDER).any()
+        or np.maximum.reduce(pixels) < LOW_CONTRAST_BELOW
+        or not digits.is_mnist_like(grey)
+    ):
         return None
     return Pictures(pixels.reshape(1, PIXELS), ((),))
 

@@ -10,7 +10,8 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
-from service.api import bodies, problems, uploads
+from service.api import bodies, problems
+from service.api.batches import Way
 from service.api.context import Context, Wired
 from service.api.models import ModelRef
 from service.api.predictions import Preprocess, encoded, predicted
@@ -209,7 +210,8 @@ class _Reader:
 
     def _predicted(self, items: list[_Item]) -> list[dict[str, Any]]:
         images, places = [item.image for item in items], [item.place for item in items]
-        batch = uploads.read_each(images, places, self.mode, self.scale, self.context.settings)
+        way = Way(self.context.settings, self.loaded.model.preprocessing, self.mode)
+        batch = way.each(images, places, self.scale)
         return predicted(self.context, self.loaded, batch, self.scope)
 
     def _problem(self, item: _Item) -> dict[str, Any] | None:

@@ -8,7 +8,7 @@ import typer
 from service.cli import data, jobs, models, pictures, processes, results, sweeps, training
 
 COMMANDS = (
-    *(processes.up, training.train, sweeps.sweep, models.predict),
+    *(processes.up, training.train, sweeps.sweep, models.predict, models.read),
     *(results.report, results.misclassified, results.compare, results.evaluate),
     *(pictures.plot, pictures.preview, data.presets),
     *(processes.doctor, processes.demo, processes.serve, processes.worker, processes.migrate),

@@ -1,4 +1,5 @@
-"""`numeral models`: look at models and point aliases at them; `numeral predict`: read digits with one."""
+"""`numeral models`: look at models and point aliases at them; `numeral predict` and `numeral read`: read digits with
+one."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -90,3 +91,17 @@ def predict(
     for file, digit in zip(files, answer.predictions, strict=True):
         table.add_row(str(file), str(digit.label), f"{digit.confidence:.1%}", ", ".join(digit.warnings))
     show(answer.model_dump(), table, as_json)
+
+
+@told
+def read(
+    file: Annotated[Path, typer.Argument(help="A PNG, JPEG or WebP picture of any number of digits.")],
+    model: Annotated[str, typer.Option(help="A model id, latest, or an alias.")] = "latest",
+    as_json: Json = False,
+    url: Url = None,
+) -> None:
+    """Read a picture of several digits: the text that they make."""
+    existing(file)
+    with Client(url) as client:
+        answer = client.read(file, model=model)
+    show(answer.model_dump(), answer.text, as_json)

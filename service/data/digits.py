@@ -1,99 +1,91 @@
 """Any image -> what the network sees: 28 x 28 grey levels, white ink on black, as MNIST has it.
 
-The recipe for a picture that is not MNIST-like already follows LeCun et al. (1998, section III.A): the
-ink's bounding box fits a square of 20 x 20, which lies in 28 x 28 by its centre of mass.
+A picture that is not MNIST-like already is treated as MNIST's were (LeCun et al. 1998, section III.A): its ink fits a
+square of 20 x 20, which lies in 28 x 28 by its centre of mass. What ink is, `service.data.ink` says; which of it is
+the digit, `service.data.layout`. Strokes far thinner or thicker than MNIST's are brought towards its own.
 """
 
-import contextlib
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from io import BytesIO
 from typing import Any, Literal
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
-from PIL.ImageFile import ImageFile
-from PIL.JpegImagePlugin import JpegImageFile
-from PIL.PngImagePlugin import PngImageFile
-from PIL.WebPImagePlugin import WebPImageFile
 
-from service.errors import FieldError, Invalid, PayloadTooLarge, ServiceError, UnsupportedMedia
+from service.data import first, ink, layout
+from service.data.first import BLANK_BELOW as BLANK_BELOW
+from service.data.first import BOX, CENTRE, centred, resized
+from service.data.first import LOW_CONTRAST_BELOW as LOW_CONTRAST_BELOW
+from service.data.first import SIDE as SIDE
+from service.data.ink import Ink, Polarity
+from service.data.layout import Shape
+from service.data.pictures import Grey, Picture, border, decode
+from service.errors import FieldError, Invalid
 
-PREPROCESSING_VERSION = "1"  # stored with each model; raised when the same picture gives other pixels
+PREPROCESSING_VERSION = "2"  # stored with each model; raised when the same picture gives other pixels
 
 Mode = Literal["auto", "mnist", "none"]
 Scale = Literal["byte", "unit"]
-DigitWarning = Literal["blank", "low_contrast", "touches_edge"]
-Grey = NDArray[np.uint8]  # height x width
+DigitWarning = Literal["blank", "low_contrast", "several_digits", "touches_edge"]
+Box = tuple[int, int, int, int]  # left, top, width, height
 
-SIDE, BOX = 28, 20
-CENTRE = 14  # mean centre of mass of MNIST's 60,000 images, counted from 0; it is 14.0 both ways
-WORKING_SIDE = 1024  # a larger picture is first averaged down to about this
-BLANK_BELOW = 16  # grey levels between background and strongest ink
-LOW_CONTRAST_BELOW = 64
+PIXELS = SIDE * SIDE
 MAX_FIELD_ERRORS = 20
+MAX_DIGITS = 100  # in one picture
+SHEET_SIDE = 1024  # a picture of several digits is averaged down to this
 
-_OPENERS: dict[str, type[ImageFile]] = {"PNG": PngImageFile, "JPEG": JpegImageFile, "WebP": WebPImageFile}
-_MAGIC = (
-    (b"\x89PNG\r\n\x1a\n", "PNG"),
-    (b"\xff\xd8\xff", "JPEG"),
-    (b"GIF8", "GIF"),
-    (b"BM", "BMP"),
-    (b"II*\0", "TIFF"),
-    (b"MM\0*", "TIFF"),
-    (b"%PDF", "PDF"),
-    (b"\0\0\1\0", "ICO"),
-    (b"\x1f\x8b", "gzip"),
-    (b"PK\3\4", "ZIP"),
-)
+FINE = 8  # a digit is drawn so many times finer before it is averaged down to its 20 x 20
+THIN, THICK = 1.9, 3.6  # width of strokes, in MNIST's pixels, that are left as they are
+SOFT = 0.4  # standard deviation of the blur before, in MNIST's pixels
 
 
 @dataclass(frozen=True)
 class Digit:
-    """One picture as the network sees it: uint8 (784,), rows from the top, white ink on black."""
+    """One picture as the network sees it: uint8 (784,), rows from the top, white ink on black.
+
+    `box` is where the digit stands in the picture's own pixels, turned as its EXIF says; None where there is none.
+    """
 
     pixels: NDArray[np.uint8]
     warnings: tuple[DigitWarning, ...]
+    box: Box | None = None
+    polarity: Polarity | None = None
 
 
-def read(image: bytes, *, mode: Mode = "auto", max_pixels: int) -> Digit:
-    """A PNG, JPEG or WebP file, told by its first bytes, as a digit; see `prepare` for `mode`.
-
-    Raises UnsupportedMedia (`unsupported_image`), PayloadTooLarge (`image_too_large`: width x height over
-    `max_pixels`, found before anything is decoded) and Invalid (`corrupt_image`, `several_frames`).
-    """
-    kind = kind_of(image)
-    opener = _OPENERS.get(kind)
-    if opener is None:
-        raise UnsupportedMedia(f"found {kind}: send PNG, JPEG or WebP", code="unsupported_image")
-    try:
-        grey = _decode(opener, image, max_pixels)
-    except ServiceError:
-        raise
-    except Exception as error:  # a decoder fed with hostile bytes may raise anything
-        raise Invalid(f"this {kind} cannot be decoded: {error}", code="corrupt_image") from error
-    return prepare(grey, mode=mode)
+def read(
+    image: bytes, *, mode: Mode = "auto", max_pixels: int, version: str = PREPROCESSING_VERSION
+) -> Digit:
+    """A PNG, JPEG or WebP file as a digit; see `prepare` for `mode`. Raises what `pictures.decode` does."""
+    return VERSIONS[version](decode(image, max_pixels=max_pixels), mode)
 
 
-def prepare(grey: Grey, *, mode: Mode = "auto") -> Digit:
+def prepare(grey: Grey, *, mode: Mode = "auto", version: str = PREPROCESSING_VERSION) -> Digit:
     """A grey picture of any size, uint8 (height, width), as a digit.
 
-    auto takes 28 x 28 with a dark border untouched and with a light border inverted, and normalises all
-    else; mnist always normalises; none only resizes to 28 x 28.
+    auto takes what is MNIST-like untouched, inverted where its border is light, and normalises all else; mnist
+    always normalises; none only resizes to 28 x 28.
     """
-    if mode == "none":
-        return _digit(grey, _resized(grey, SIDE, SIDE).round().astype(np.uint8))
-    background = int(np.median(_border(grey)))
-    flipped = 255 - grey if background > 127 else grey
-    level = min(background, 255 - background)
-    ink = flipped - np.minimum(flipped, level)
-    if ink.max() < BLANK_BELOW:
-        return Digit(np.zeros(SIDE * SIDE, dtype=np.uint8), ("blank",))
-    if mode == "auto" and grey.shape == (SIDE, SIDE):
-        return _digit(ink, flipped)
-    return _digit(ink, _normalised(ink))
+    return VERSIONS[version](Picture.of(grey), mode)
+
+
+def read_all(image: bytes, *, max_pixels: int) -> list[list[Digit]]:
+    """Every digit in a PNG, JPEG or WebP file, line by line in reading order.
+
+    Raises what `pictures.decode` does, and Invalid (`too_many_digits`)."""
+    picture = decode(image, max_pixels=max_pixels, side=SHEET_SIDE)
+    found = ink.find(picture.grey)
+    if found is None:
+        return []
+    lines = layout.lines(found.solid)
+    count = sum(map(len, lines))
+    if count > MAX_DIGITS:
+        raise Invalid(
+            f"the picture holds {count} shapes, the limit is {MAX_DIGITS}: send a part of it",
+            code="too_many_digits",
+        )
+    return [[_drawn(picture, found, shape, several=shape.crowded) for shape in line] for line in lines]
 
 
 def from_pixels(images: Sequence[object], *, scale: Scale = "byte") -> NDArray[np.float32]:
@@ -102,7 +94,7 @@ def from_pixels(images: Sequence[object], *, scale: Scale = "byte") -> NDArray[n
     Raises Invalid (`bad_pixels`), which points at each image that is wrong and says how.
     """
     top = 255.0 if scale == "byte" else 1.0
-    pixels = np.zeros((len(images), SIDE * SIDE), dtype=np.float64)
+    pixels = np.zeros((len(images), PIXELS), dtype=np.float64)
     mistakes: list[FieldError] = []
     for index, image in enumerate(images):
         mistake = _fill(pixels[index], image, top)
@@ -142,11 +134,11 @@ def _fill(row: NDArray[np.float64], image: object, top: float) -> str | None:
 
 
 def _flat(image: object) -> Sequence[Any] | str:
-    expected = f"expected {SIDE * SIDE} or {SIDE} rows of {SIDE}"
+    expected = f"expected {PIXELS} or {SIDE} rows of {SIDE}"
     if not isinstance(image, list | tuple):
         return f"is {_said(image)}, {expected} numbers"
     if {list, tuple}.isdisjoint(map(type, image)):
-        return image if len(image) == SIDE * SIDE else f"got {len(image)}, {expected}"
+        return image if len(image) == PIXELS else f"got {len(image)}, {expected}"
     if len(image) != SIDE:
         return f"got {len(image)} rows, {expected}"
     for index, row in enumerate(image):
@@ -161,149 +153,117 @@ def _said(value: object) -> str:
     return names.get(type(value), "a number")
 
 
-# From bytes to grey
+# From a picture to MNIST
 
 
-def is_read(data: bytes) -> bool:
-    """Whether bytes begin as a file that `read` takes."""
-    return data[:1] in (b"\x89", b"\xff", b"R") and kind_of(data) in _OPENERS
+def _second(picture: Picture, mode: Mode) -> Digit:
+    grey = picture.grey
+    if mode == "none":
+        return _as_it_is(picture, resized(grey, SIDE, SIDE).round().astype(np.uint8), grey, None)
+    if mode == "auto" and grey.shape == (SIDE, SIDE):
+        light = int(np.median(border(grey))) > 127
+        pixels = 255 - grey if light else grey
+        if is_mnist_like(pixels):
+            return _as_it_is(picture, pixels, pixels, "dark_on_light" if light else "light_on_dark")
+    found = ink.find(grey)
+    if found is None:
+        return Digit(np.zeros(PIXELS, dtype=np.uint8), ("blank",))
+    shape, several = layout.alone(found.solid)
+    return _drawn(picture, found, shape, several=several)
 
 
-def kind_of(image: bytes) -> str:
-    """PNG, JPEG or WebP, which are read, or what else the first bytes say."""
-    if image[:4] == b"RIFF" and image[8:12] == b"WEBP":
-        return "WebP"
-    if image[4:8] == b"ftyp":
-        return "HEIC, AVIF or video"
-    for magic, kind in _MAGIC:
-        if image.startswith(magic):
-            return kind
-    if not image:
-        return "nothing"
-    return "text" if image[:64].isascii() and b"\0" not in image[:64] else "unknown bytes"
+def _first(picture: Picture, mode: Mode) -> Digit:
+    pixels, warnings = first.prepare(picture.grey, mode)
+    return Digit(pixels.reshape(PIXELS), tuple(warnings))  # type: ignore[arg-type]
 
 
-def _decode(opener: type[ImageFile], image: bytes, max_pixels: int) -> Grey:
-    # The plugins are called without Image.open, whose limit is a global of the process and a warning.
-    if opener is WebPImageFile:  # its plugin reserves the whole canvas when it opens a file
-        _check_size(_webp_size(image), max_pixels)
-    with opener(BytesIO(image)) as picture:
-        _check_size(picture.size, max_pixels)
-        if getattr(picture, "n_frames", 1) > 1:
-            raise Invalid("this picture is animated: send one frame", code="several_frames")
-        picture.load()
-        small = _shrunk(_simple(picture))
-    with contextlib.suppress(Exception):  # damaged metadata spoils no picture
-        ImageOps.exif_transpose(small, in_place=True)
-    return _flattened(small) if small.mode == "RGBA" else np.asarray(small)
+VERSIONS: dict[str, Callable[[Picture, Mode], Digit]] = {"1": _first, "2": _second}
 
 
-def _check_size(size: tuple[int, int], max_pixels: int) -> None:
-    width, height = size
-    if width * height > max_pixels:
-        raise PayloadTooLarge(
-            f"the picture has {width} x {height} = {width * height:,} pixels, the limit is {max_pixels:,}",
-            code="image_too_large",
-        )
-    if width * height == 0:
-        raise ValueError("it has no pixels")
+def is_mnist_like(pixels: Grey) -> bool:
+    """Ink on black, about as large as MNIST's and about where it lies. Every picture of MNIST passes."""
+    if np.median(border(pixels)) > 8:
+        return False
+    _, _, width, height = cv2.boundingRect((pixels > 64).astype(np.uint8))
+    if not 14 <= max(width, height) <= 23:
+        return False
+    moments = cv2.moments(pixels)
+    off = max(abs(moments[axis] / moments["m00"] - CENTRE) for axis in ("m10", "m01"))
+    return bool(off <= 2)
 
 
-def _webp_size(image: bytes) -> tuple[int, int]:
-    """Width and height from the first chunk (RFC 9649, sections 2.5 to 2.7)."""
-
-    def number(start: int, stop: int) -> int:
-        return int.from_bytes(image[start:stop], "little")
-
-    match image[12:16]:
-        case b"VP8X":
-            return number(24, 27) + 1, number(27, 30) + 1
-        case b"VP8L":
-            return (number(21, 25) & 0x3FFF) + 1, (number(21, 25) >> 14 & 0x3FFF) + 1
-        case b"VP8 ":
-            return number(26, 28) & 0x3FFF, number(28, 30) & 0x3FFF
-    raise ValueError("it has no picture")
-
-
-def _simple(picture: Image.Image) -> Image.Image:
-    """The picture as 8-bit grey, or as RGBA where there is transparency."""
-    if picture.mode.startswith("I"):  # 16 bits, which Pillow would clip
-        levels = np.asarray(picture).clip(0, 65535)
-        grey = Image.fromarray((levels // 257).astype(np.uint8))
-        grey.info = picture.info
-        return grey
-    if picture.has_transparency_data:
-        return picture.convert("RGBA")
-    return (picture.convert("RGB") if picture.mode == "CMYK" else picture).convert("L")
-
-
-def _shrunk(picture: Image.Image) -> Image.Image:
-    factor = max(picture.size) // WORKING_SIDE
-    return picture.reduce(factor) if factor > 1 else picture
-
-
-def _flattened(picture: Image.Image) -> Grey:
-    """Alpha as ink where all that is visible has one colour, else the picture on white paper."""
-    pixels = np.asarray(picture)
-    alpha = pixels[..., 3]
-    visible = pixels[alpha >= 64, :3]
-    if len(visible) and np.ptp(alpha) >= BLANK_BELOW and np.ptp(visible, axis=0).max() <= 24:
-        return alpha
-    paper = Image.new("RGBA", picture.size, "white")
-    return np.asarray(Image.alpha_composite(paper, picture).convert("L"))
-
-
-# From grey to MNIST
-
-
-def _digit(ink: Grey, pixels: Grey) -> Digit:
+def _as_it_is(picture: Picture, pixels: Grey, levels: Grey, polarity: Polarity | None) -> Digit:
     warnings: list[DigitWarning] = []
-    contrast = int(np.ptp(ink))
+    contrast = int(np.ptp(levels))
     if contrast < BLANK_BELOW:
         warnings.append("blank")
     elif contrast < LOW_CONTRAST_BELOW:
         warnings.append("low_contrast")
-    if contrast >= BLANK_BELOW and (_border(ink) > _otsu(ink)).any():
+    solid = (levels > ink.otsu(levels)).astype(np.uint8)
+    if contrast >= BLANK_BELOW and border(solid).any():
         warnings.append("touches_edge")
-    return Digit(np.ascontiguousarray(pixels).reshape(SIDE * SIDE), tuple(warnings))
+    box = _box(picture, *cv2.boundingRect(solid)) if polarity else (0, 0, picture.width, picture.height)
+    return Digit(np.ascontiguousarray(pixels).reshape(PIXELS), tuple(warnings), box, polarity)
 
 
-def _normalised(ink: Grey) -> Grey:
-    solid = ink > _otsu(ink)
-    rows, columns = np.flatnonzero(solid.any(axis=1)), np.flatnonzero(solid.any(axis=0))
-    box = ink[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
-    scale = BOX / max(box.shape)
-    fitted = _resized(box, *(max(1, round(side * scale)) for side in box.shape))
-    fitted *= 255 / fitted.max()
-    top, left = (_offset(fitted.sum(axis=axis)) for axis in (1, 0))
-    canvas = np.zeros((SIDE, SIDE), dtype=np.uint8)
-    canvas[top : top + fitted.shape[0], left : left + fitted.shape[1]] = fitted.round()
-    return canvas
+def _box(picture: Picture, left: int, top: int, width: int, height: int) -> Box:
+    """In the picture's own pixels."""
+    across, down = picture.width / picture.grey.shape[1], picture.height / picture.grey.shape[0]
+    return round(left * across), round(top * down), round(width * across), round(height * down)
 
 
-def _offset(profile: NDArray[np.float32]) -> int:
-    """Where to put ink with these sums so that its centre of mass comes to the middle, all of it inside."""
-    mean = float(profile @ np.arange(len(profile)) / profile.sum())
-    return min(max(round(CENTRE - mean), 0), SIDE - len(profile))
+def _drawn(picture: Picture, found: Ink, shape: Shape, *, several: bool) -> Digit:
+    warnings: list[DigitWarning] = []
+    if found.contrast < LOW_CONTRAST_BELOW:
+        warnings.append("low_contrast")
+    if several:
+        warnings.append("several_digits")
+    rows, columns = picture.grey.shape
+    if min(shape.left, shape.top, columns - shape.left - shape.width, rows - shape.top - shape.height) == 0:
+        warnings.append("touches_edge")
+    box = _box(picture, shape.left, shape.top, shape.width, shape.height)
+    pixels = centred(_fitted(_fine(found, shape)))
+    return Digit(pixels.reshape(PIXELS), tuple(warnings), box, found.polarity)
 
 
-def _resized(grey: Grey, height: int, width: int) -> NDArray[np.float32]:
-    """The mean over each new pixel's area, unrounded; interpolated where the picture grows."""
-    shrinks = grey.shape[0] >= height and grey.shape[1] >= width
-    method = Image.Resampling.BOX if shrinks else Image.Resampling.BILINEAR
-    return np.array(Image.fromarray(grey.astype(np.float32)).resize((width, height), method))
+def _fine(found: Ink, shape: Shape) -> NDArray[np.uint8]:
+    """The shape's ink, 0 or 1, with its longer side FINE times MNIST's."""
+    scale = FINE * BOX / max(shape.width, shape.height)
+    size = [max(1, round(side * scale)) for side in (shape.width, shape.height)]
+    if scale <= 1:
+        share = cv2.resize(shape.solid * np.uint8(255), size, interpolation=cv2.INTER_AREA)
+        lost = shape.stroke * scale < 2  # then half a pixel's ink must be enough to be seen
+        return np.asarray(share > (30 if lost else 127), np.uint8)
+    rows = slice(shape.top, shape.top + shape.height)
+    columns = slice(shape.left, shape.left + shape.width)
+    own = cv2.dilate(np.pad(shape.solid, 1), np.ones((3, 3), np.uint8))[1:-1, 1:-1]
+    level = cv2.resize(found.level[rows, columns] * own, size, interpolation=cv2.INTER_CUBIC)
+    return np.asarray(level > found.threshold, np.uint8)
 
 
-def _border(grey: Grey) -> Grey:
-    return np.concatenate((grey[0], grey[-1], grey[:, 0], grey[:, -1]))
+def _fitted(solid: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """float32 with a longer side of 20, up to 255, of a fine drawing."""
+    solid = _with_stroke(solid)
+    room = FINE
+    soft = cv2.GaussianBlur(np.pad(solid * np.float32(255), room), (0, 0), SOFT * FINE)[
+        room:-room, room:-room
+    ]
+    scale = BOX / max(soft.shape)
+    size = [max(1, round(side * scale)) for side in soft.shape[::-1]]
+    fitted = np.asarray(cv2.resize(soft, size, interpolation=cv2.INTER_AREA), np.float32)
+    return fitted * np.float32(255 / fitted.max())
 
 
-def _otsu(grey: Grey) -> int:
-    """The level that best parts dark (at most it) from light (Otsu 1979): largest variance between both."""
-    counts = np.bincount(grey.ravel(), minlength=256).astype(np.float64)
-    below = counts.cumsum()
-    sums = (counts * np.arange(256)).cumsum()
-    above = below[-1] - below
-    with np.errstate(divide="ignore", invalid="ignore"):
-        between = (sums[-1] * below / below[-1] - sums) ** 2 / (below * above)
-    return int(np.nan_to_num(between, nan=0.0, posinf=0.0).argmax())
+def _with_stroke(solid: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Strokes within MNIST's range of widths."""
+    width = Shape(0, 0, solid).stroke / FINE
+    if width < THIN:
+        grown = FINE * (THIN - width) / 2
+        around = np.pad(1 - solid, int(grown) + 2, constant_values=1)
+        solid = (cv2.distanceTransform(around, cv2.DIST_L2, 5) <= grown).astype(np.uint8)
+    elif width > THICK:
+        shrunk = FINE * (width - THICK) / 2
+        inside = cv2.distanceTransform(np.pad(solid, 1), cv2.DIST_L2, 5)
+        solid = (inside > min(shrunk, 0.5 * float(inside.max()))).astype(np.uint8)
+    left, top, wide, tall = cv2.boundingRect(solid)
+    return solid[top : top + tall, left : left + wide]

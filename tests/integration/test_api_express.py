@@ -42,8 +42,8 @@ def watched(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
     looked: list[bool] = []
     read = Reader.read
 
-    def noted(self: Reader, body: bytes, content_type: bytes) -> Any:
-        found = read(self, body, content_type)
+    def noted(self: Reader, body: bytes, content_type: bytes, version: str) -> Any:
+        found = read(self, body, content_type, version)
         looked.append(found is not None)
         return found
 

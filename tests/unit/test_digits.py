@@ -51,6 +51,7 @@ def likeness(one: digits.Digit, other: digits.Digit) -> float:
 
 
 MNIST_LIKE = read(encoded(seven()))
+CENTRED = (0.3, 0.36)  # as MNIST's digits lie, which are 28 pixels wide
 
 
 def test_a_digit_is_normalised_as_mnist_does() -> None:
@@ -87,7 +88,7 @@ def test_neither_do_polarity_and_contrast(ink: int, paper: int) -> None:
 @pytest.mark.parametrize("mode", ["auto", "none"])
 @pytest.mark.parametrize("form", ["L", "RGB", "RGBA", "P", "I;16"])
 def test_an_mnist_image_comes_back_untouched(form: str, mode: digits.Mode) -> None:
-    grey = seven(28, ink=251, paper=0).resize((28, 28))
+    grey = seven(28, ink=251, paper=0, at=CENTRED)
     pixels = np.asarray(grey)
     if form == "I;16":
         grey = Image.fromarray(pixels.astype(np.uint16) * 257)
@@ -97,9 +98,17 @@ def test_an_mnist_image_comes_back_untouched(form: str, mode: digits.Mode) -> No
 
 
 def test_28_by_28_on_a_light_border_is_only_inverted() -> None:
-    pixels = np.asarray(seven(28))
-    assert (read(encoded(seven(28))).pixels == 255 - pixels.reshape(784)).all()
-    assert (read(encoded(seven(28)), "none").pixels == pixels.reshape(784)).all()
+    picture = seven(28, at=CENTRED)
+    pixels = np.asarray(picture).reshape(784)
+    assert (read(encoded(picture)).pixels == 255 - pixels).all()
+    assert (read(encoded(picture), "none").pixels == pixels).all()
+
+
+@pytest.mark.parametrize("at", [(0.05, 0.05), (0.3, 0.05), (0.55, 0.4)])
+def test_28_by_28_that_does_not_lie_as_mnist_does_is_normalised(at: tuple[float, float]) -> None:
+    pixels = square(read(encoded(seven(28, ink=255, paper=0, at=at))))
+    assert max(map(np.ptp, np.nonzero(pixels))) + 1 == 20
+    assert abs(pixels.sum(axis=1) @ np.arange(28) / pixels.sum() - 14) <= 0.5
 
 
 def test_mode_mnist_normalises_even_28_by_28() -> None:
@@ -173,7 +182,7 @@ def png(width: int, height: int, rows: bytes, *, depth: int = 8, interlaced: int
 
 
 def test_an_interlaced_png_is_read() -> None:
-    pixels = np.asarray(seven(28, ink=255, paper=0))
+    pixels = np.asarray(seven(28, ink=255, paper=0, at=CENTRED))
     passes = [
         (0, 0, 8, 8),
         (0, 4, 8, 8),

@@ -12,14 +12,16 @@ from numpy.typing import NDArray
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from service.api import bodies, uploads
+from service.api import bodies
+from service.api.batches import Batch, Way
 from service.api.quick import Reader
-from service.api.uploads import Batch, Form, Upload
+from service.api.uploads import Form, Upload
+from service.data.digits import PREPROCESSING_VERSION
 from service.errors import ServiceError
 from service.settings import Settings
 
 BYTES, FORM = b"application/octet-stream", b"multipart/form-data; boundary=xyz"
-LIMITS = Settings(max_images=5)
+WAY = Way(Settings(max_images=5), PREPROCESSING_VERSION)
 
 
 def digit(seed: int = 1) -> NDArray[np.uint8]:
@@ -46,11 +48,11 @@ def text(images: Any, **fields: Any) -> bytes:
 
 def long_way(body: bytes, content_type: bytes) -> Batch:
     if content_type == BYTES:
-        return uploads.read(Upload(body, is_pixels=True), None, LIMITS)
+        return WAY.read(Upload(body, is_pixels=True))
     if content_type == FORM:
         file = body.partition(b"\r\n\r\n")[2].removesuffix(b"\r\n").removesuffix(b"\r\n--xyz--")
-        return uploads.read(Upload(body, form=Form([("#/file/0", file)], {})), None, LIMITS)
-    return uploads.read(Upload(body, is_json=body[:1] == b"{"), None, LIMITS)
+        return WAY.read(Upload(body, form=Form([("#/file/0", file)], {})))
+    return WAY.read(Upload(body, is_json=body[:1] == b"{"))
 
 
 READ: dict[str, tuple[bytes, bytes]] = {

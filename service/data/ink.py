@@ -1,0 +1,231 @@
+"""Grey levels -> ink on nothing: the paper is flattened, the polarity found, specks and ruled lines dropped.
+
+The paper's level at each place is the picture's morphological closing, at a size that no stroke reaches: shadows, hard
+edges included, are larger and stay. Written light on dark, the picture is inverted first.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from service.data.pictures import Grey, border
+
+Polarity = Literal["dark_on_light", "light_on_dark"]
+Mask = NDArray[np.uint8]  # height x width, 0 or 1
+
+PAPER_SIDE = 256  # the paper is estimated at this size
+WIDEST_STROKE = 0.35  # of the picture's longer side
+DARKEST_PAPER = 40  # in a deeper shadow noise would become ink
+BLANK_BELOW = 6  # grey levels between paper and strongest ink
+STRONG_SHARE = 0.0005  # of all pixels: fewer are specks
+NOISE_ABOVE = 1.0  # grey levels: less is left as it is
+NOISE_FACTOR = 5.0  # ink stands so many deviations above the noise
+SPECK_AREA, SPECK_EXTENT = 0.04, 0.2  # of the largest shape's
+LINE_SHARE = 0.6  # of the picture that a ruled line crosses
+LINE_WIDTH = 0.02  # of the picture's longer side, at most
+
+
+@dataclass(frozen=True)
+class Ink:
+    """`level`: 0 is paper, 255 the strongest there can be; `solid`: where it counts as ink; `threshold`: the level
+    that parts the two; `contrast`: grey levels of the picture between ink and paper."""
+
+    level: Grey
+    solid: Mask
+    threshold: int
+    contrast: int
+    polarity: Polarity
+
+
+def find(grey: Grey) -> Ink | None:
+    """The ink of a picture; none if it is blank."""
+    smooth = _denoised(grey)
+    polarity, paper = _paper(smooth)
+    if polarity == "light_on_dark":
+        smooth = 255 - smooth
+    level, noise = _unlifted(_flattened(smooth, paper, polarity))
+    strongest = _strongest(level)
+    if strongest < max(BLANK_BELOW, NOISE_FACTOR * noise):
+        return None
+    threshold = max(_threshold(level, strongest), round(min(NOISE_FACTOR * noise, strongest / 2)))
+    solid = (level > threshold).astype(np.uint8)
+    solid = _without_clutter(_without_lines(solid))
+    inked = solid.view(np.bool_)
+    contrast = round(float(np.median(cv2.subtract(paper, smooth)[inked])))
+    return Ink(level, solid, threshold, contrast, polarity)
+
+
+def otsu(levels: NDArray[np.uint8]) -> int:
+    """The level that best parts dark (at most it) from light (Otsu 1979): largest variance between both."""
+    counts = np.bincount(levels.ravel(), minlength=256).astype(np.float64)
+    below = counts.cumsum()
+    sums = (counts * np.arange(256)).cumsum()
+    above = below[-1] - below
+    with np.errstate(divide="ignore", invalid="ignore"):
+        between = (sums[-1] * below / below[-1] - sums) ** 2 / (below * above)
+    return int(np.nan_to_num(between, nan=0.0, posinf=0.0).argmax())
+
+
+def _denoised(grey: Grey) -> Grey:
+    side = max(grey.shape)
+    if min(grey.shape) < 8:
+        return grey
+    away = cv2.absdiff(grey, cv2.medianBlur(grey, 3))
+    if float(np.median(away[::3])) < NOISE_ABOVE:
+        return grey
+    sigma = min(max(side / 250, 0.7), 2.0)
+    return np.asarray(cv2.GaussianBlur(grey, (0, 0), sigma), np.uint8)
+
+
+def _unlifted(level: Grey) -> tuple[Grey, float]:
+    """With the paper at 0, and its noise: a closing lies above noisy paper. The standard deviation is told by what is
+    less than the paper, for no ink is."""
+    sample = level[::3, ::3] if level.size > 10_000 else level
+    paper = int(np.median(border(level)))
+    below = sample[sample < paper]
+    noise = 1.4826 * float(np.median(paper - below)) if below.size else 0.0
+    return (np.maximum(level, paper) - np.uint8(paper)), noise
+
+
+def _paper(grey: Grey) -> tuple[Polarity, Grey]:
+    """How it is written, and the level of the paper at each place, inverted where that is dark."""
+    small = _small(grey)
+    reach = max(3, round(WIDEST_STROKE * max(small.shape)))
+    kernel = _rectangle(reach, reach)
+    inverted = 255 - small
+    on_light, on_dark = (_morphed(each, cv2.MORPH_CLOSE, kernel) for each in (small, inverted))
+    is_dark = _standing_out(small, on_light) >= _standing_out(inverted, on_dark)
+    polarity: Polarity = "dark_on_light" if is_dark else "light_on_dark"
+    paper = on_light if is_dark else on_dark
+    if paper.shape != grey.shape:
+        smooth = cv2.blur(paper, (3, 3))
+        paper = np.asarray(cv2.resize(smooth, grey.shape[::-1], interpolation=cv2.INTER_LINEAR), np.uint8)
+    return polarity, paper
+
+
+def _standing_out(grey: Grey, paper: Grey) -> float:
+    """How much darker than the border what would be the ink is. The hole of a 0 is as light as the paper around."""
+    level = cv2.subtract(paper, grey)
+    inked = level > max(level.max() / 2, 1)
+    if not inked.any():
+        return -255.0
+    return float(np.percentile(border(grey), 25)) - float(np.median(grey[inked]))
+
+
+def _small(grey: Grey) -> Grey:
+    scale = PAPER_SIDE / max(grey.shape)
+    if scale >= 1:
+        return grey
+    size = [max(1, round(side * scale)) for side in grey.shape[::-1]]
+    return np.asarray(cv2.resize(grey, size, interpolation=cv2.INTER_AREA), np.uint8)
+
+
+def _flattened(grey: Grey, paper: Grey, polarity: Polarity) -> Grey:
+    """Ink's level: light falls on dark ink by the same share as on the paper around it."""
+    if polarity == "light_on_dark":
+        return np.asarray(cv2.subtract(paper, grey), np.uint8)
+    return np.asarray(
+        cv2.divide(cv2.subtract(paper, grey), np.maximum(paper, DARKEST_PAPER), scale=255), np.uint8
+    )
+
+
+def _strongest(level: Grey) -> int:
+    """The level that a stroke's pixels reach, be it as thin as a hair."""
+    count = max(3, round(STRONG_SHARE * level.size))
+    above = np.bincount(level.ravel(), minlength=256)[::-1].cumsum()
+    return 255 - int((above >= min(count, level.size)).argmax())
+
+
+def _threshold(level: Grey, strongest: int) -> int:
+    """Otsu's, of what lies near ink: else a thin stroke would weigh nothing against the paper's noise."""
+    strong = (level > strongest // 2).astype(np.uint8)
+    reach = 2 * max(2, max(level.shape) // 100) + 1
+    near = cv2.dilate(strong, _rectangle(reach, reach)).view(np.bool_)
+    return otsu(level[near])
+
+
+def _without_lines(solid: Mask) -> Mask:
+    """Ruled lines and grids go; where a stroke crosses one it stays. Nothing but lines is what was drawn."""
+    rest = solid
+    for _ in range(2):  # along rows, then along columns
+        rest = np.ascontiguousarray(_without_rows(rest).T)
+    return rest if rest.any() else solid
+
+
+def _without_rows(solid: Mask) -> Mask:
+    height, width = solid.shape
+    if min(height, width) < 40:
+        return solid
+    run = max(12, width // 24)
+    runs = _morphed(solid, cv2.MORPH_OPEN, _rectangle(run, 1))
+    widest = max(2.5, LINE_WIDTH * max(height, width))
+    runs &= 1 - _morphed(
+        runs, cv2.MORPH_OPEN, _rectangle(1, int(widest) + 2)
+    )  # strokes are thicker than lines
+    if cv2.countNonZero(cv2.reduce(runs, 0, cv2.REDUCE_MAX)) < LINE_SHARE * width:
+        return solid
+    reach = max(2 * run, width // 4)  # a stroke may hide so much of a line
+    labels, stats = labelled(_morphed(runs, cv2.MORPH_CLOSE, _rectangle(reach, 5)))
+    left, across = stats[:, cv2.CC_STAT_LEFT], stats[:, cv2.CC_STAT_WIDTH]
+    ruled = (left <= width // 40) & (left + across >= width - width // 40)  # a stroke seldom does
+    ruled &= stats[:, cv2.CC_STAT_AREA] <= widest * across
+    ruled &= stats[:, cv2.CC_STAT_HEIGHT] <= 0.12 * width
+    ruled[0] = False
+    if not ruled.any():
+        return solid
+    thickness = float((stats[ruled, cv2.CC_STAT_AREA] / across[ruled]).max())
+    thick = 2 * int(np.ceil(thickness)) + 1
+    line = _morphed(ruled[labels].astype(np.uint8), cv2.MORPH_DILATE, _rectangle(1, 3))
+    crossing = _morphed(solid, cv2.MORPH_OPEN, _rectangle(1, thick))
+    rest = solid & (1 - (line & (1 - crossing)))
+    healed: Mask = rest | (_morphed(rest, cv2.MORPH_CLOSE, _rectangle(1, thick)) & solid)
+    return healed
+
+
+def _without_clutter(solid: Mask) -> Mask:
+    """Specks go, and what runs along the picture's edge, such as a table beside the paper, if anything is left."""
+    labels, stats = labelled(solid)
+    if len(stats) <= 2:
+        return solid
+    area = stats[:, cv2.CC_STAT_AREA].astype(np.float64)
+    extent = stats[:, (cv2.CC_STAT_WIDTH, cv2.CC_STAT_HEIGHT)].max(axis=1).astype(np.float64)
+    area[0] = extent[0] = 0
+    kept = ~_framing(labels, stats, solid.shape)
+    kept[0] = False
+    if not kept.any() or area[kept].max() < 0.1 * area.max():
+        kept[1:] = True
+    largest = np.argmax(np.where(kept, area, 0))
+    kept &= (area >= SPECK_AREA * area[largest]) | (extent >= SPECK_EXTENT * extent[largest])
+    kept &= area >= min(area[largest], max(1.0, 0.002 * area[largest]))
+    rest: Mask = kept[labels].astype(np.uint8)
+    return rest
+
+
+def _framing(
+    labels: NDArray[np.int32], stats: NDArray[np.int32], shape: tuple[int, ...]
+) -> NDArray[np.bool_]:
+    """Which shapes lie along the edge for long, or cross the picture."""
+    contact = np.bincount(border(labels), minlength=len(stats))
+    across = (stats[:, cv2.CC_STAT_WIDTH] >= 0.95 * shape[1]) | (
+        stats[:, cv2.CC_STAT_HEIGHT] >= 0.95 * shape[0]
+    )
+    framing: NDArray[np.bool_] = (contact > 0.2 * max(shape)) | ((contact > 0) & across)
+    return framing
+
+
+def labelled(solid: Mask) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+    """Which connected shape each pixel belongs to, 0 for none; and of each shape, 0 included, left, top, width, height
+    and area."""
+    _, labels, stats, _ = cv2.connectedComponentsWithStats(solid, connectivity=8)
+    return np.asarray(labels, np.int32), np.asarray(stats, np.int32)
+
+
+def _morphed(levels: Grey, operation: int, kernel: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    return np.asarray(cv2.morphologyEx(levels, operation, kernel), np.uint8)
+
+
+def _rectangle(width: int, height: int) -> NDArray[np.uint8]:
+    return np.ones((height, width), np.uint8)
