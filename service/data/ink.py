@@ -4,7 +4,7 @@ The paper's level at each place is the picture's morphological closing, at a siz
 edges included, are larger and stay. Written light on dark, the picture is inverted first.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import cv2
@@ -24,6 +24,8 @@ STRONG_SHARE = 0.0005  # of all pixels: fewer are specks
 NOISE_ABOVE = 1.0  # grey levels: less is left as it is
 NOISE_FACTOR = 5.0  # ink stands so many deviations above the noise
 SPECK_AREA, SPECK_EXTENT = 0.04, 0.2  # of the largest shape's
+FRAME_SHARE = 0.2  # of the longer side: a stroke does not lie along the edge for so long
+SHEET_SHARE, SHEET_FILLED = 0.15, 0.9  # of the picture, and of its convex hull
 LINE_SHARE = 0.6  # of the picture that a ruled line crosses
 LINE_WIDTH = 0.02  # of the picture's longer side, at most
 
@@ -41,12 +43,49 @@ class Ink:
 
 
 def find(grey: Grey) -> Ink | None:
-    """The ink of a picture; none if it is blank."""
+    """The ink of a picture; none if it is blank. Of a light sheet on something dark, what is written on the sheet."""
+    found = _find(grey)
+    sheet = None if found is None else _sheet(found)
+    if sheet is None:
+        return found
+    x, y, width, height = cv2.boundingRect(sheet)
+    window = slice(y, y + height), slice(x, x + width)
+    on_it = sheet[window].view(np.bool_)
+    paper = int(np.median(grey[window][on_it]))
+    written = _find(np.where(on_it, grey[window], np.uint8(paper)))
+    if written is None or written.polarity != "dark_on_light":
+        return found
+    level, solid = np.zeros_like(grey), np.zeros_like(grey)
+    level[window], solid[window] = written.level * on_it, written.solid * on_it
+    return replace(written, level=level, solid=solid) if solid.any() else found
+
+
+def _sheet(found: Ink) -> Mask | None:
+    """Where a sheet of paper lies, if that is what was taken for light ink: large, and all but holes filled."""
+    if found.polarity == "dark_on_light":
+        return None
+    outlines, _ = cv2.findContours(found.solid, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)
+    outline = max(outlines, key=cv2.contourArea)
+    hull = cv2.convexHull(outline)
+    area = cv2.contourArea(hull)
+    if area < SHEET_SHARE * found.solid.size or cv2.contourArea(outline) < SHEET_FILLED * area:
+        return None
+    sheet = np.zeros_like(found.solid)
+    cv2.fillConvexPoly(sheet, hull, 1)
+    if cv2.countNonZero(sheet & found.solid) < 0.6 * cv2.countNonZero(sheet):
+        return None  # such as a 0
+    margin = 2 * max(1, max(sheet.shape) // 80) + 1
+    inner = _morphed(np.pad(sheet, 1), cv2.MORPH_ERODE, _rectangle(margin, margin))[1:-1, 1:-1]
+    return np.ascontiguousarray(inner)
+
+
+def _find(grey: Grey) -> Ink | None:
     smooth = _denoised(grey)
     polarity, paper = _paper(smooth)
     if polarity == "light_on_dark":
         smooth = 255 - smooth
     level, noise = _unlifted(_flattened(smooth, paper, polarity))
+    level = _without_frame(level)
     strongest = _strongest(level)
     if strongest < max(BLANK_BELOW, NOISE_FACTOR * noise):
         return None
@@ -139,6 +178,22 @@ def _strongest(level: Grey) -> int:
     return 255 - int((above >= min(count, level.size)).argmax())
 
 
+def _without_frame(level: Grey) -> Grey:
+    """Without a strip of something else along the picture's edge, which may be stronger than the ink."""
+    limit = _strongest(level) // 2
+    if np.count_nonzero(border(level) > limit) < FRAME_SHARE * max(level.shape):
+        return level
+    labels, stats = labelled((level > limit).astype(np.uint8))
+    framing = _framing(labels, stats, level.shape)
+    framing[0] = False
+    if framing[1:].all() and stats[1:, cv2.CC_STAT_AREA].sum() > 0.3 * level.size:
+        return level
+    width = 2 * max(1, max(level.shape) // 100) + 1
+    frame = _morphed(framing[labels].astype(np.uint8), cv2.MORPH_DILATE, _rectangle(width, width))
+    rest = level * (1 - frame)
+    return rest if _strongest(rest) >= max(BLANK_BELOW, limit // 4) else level
+
+
 def _threshold(level: Grey, strongest: int) -> int:
     """Otsu's, of what lies near ink: else a thin stroke would weigh nothing against the paper's noise."""
     strong = (level > strongest // 2).astype(np.uint8)
@@ -171,12 +226,12 @@ def _without_rows(solid: Mask) -> Mask:
     labels, stats = labelled(_morphed(runs, cv2.MORPH_CLOSE, _rectangle(reach, 5)))
     left, across = stats[:, cv2.CC_STAT_LEFT], stats[:, cv2.CC_STAT_WIDTH]
     ruled = (left <= width // 40) & (left + across >= width - width // 40)  # a stroke seldom does
-    ruled &= stats[:, cv2.CC_STAT_AREA] <= widest * across
+    ruled &= stats[:, cv2.CC_STAT_AREA] <= 1.5 * widest * across  # the ends of strokes may lie along it
     ruled &= stats[:, cv2.CC_STAT_HEIGHT] <= 0.12 * width
     ruled[0] = False
     if not ruled.any():
         return solid
-    thickness = float((stats[ruled, cv2.CC_STAT_AREA] / across[ruled]).max())
+    thickness = float(np.median(stats[ruled, cv2.CC_STAT_AREA] / across[ruled]))
     thick = 2 * int(np.ceil(thickness)) + 1
     line = _morphed(ruled[labels].astype(np.uint8), cv2.MORPH_DILATE, _rectangle(1, 3))
     crossing = _morphed(solid, cv2.MORPH_OPEN, _rectangle(1, thick))
@@ -212,7 +267,7 @@ def _framing(
     across = (stats[:, cv2.CC_STAT_WIDTH] >= 0.95 * shape[1]) | (
         stats[:, cv2.CC_STAT_HEIGHT] >= 0.95 * shape[0]
     )
-    framing: NDArray[np.bool_] = (contact > 0.2 * max(shape)) | ((contact > 0) & across)
+    framing: NDArray[np.bool_] = (contact > FRAME_SHARE * max(shape)) | ((contact > 0) & across)
     return framing
 
 

@@ -101,3 +101,24 @@ def test_a_hair_is_found_in_a_large_picture() -> None:
 @pytest.mark.parametrize("shape", [(1, 1), (1, 50), (50, 1), (3, 3), (300, 200)])
 def test_blank_paper_has_no_ink(level: int, shape: tuple[int, int]) -> None:
     assert ink.find(np.full(shape, level, np.uint8)) is None
+
+
+def test_a_sheet_on_a_dark_table_is_not_the_ink() -> None:
+    grey = np.full((500, 600), 40, np.uint8)
+    cv2.fillPoly(grey, [np.array([(120, 60), (460, 90), (440, 440), (90, 410)], np.int32)], 225)
+    grey[100:400, 150:450][TRUE.astype(bool)] = 60
+    found = ink.find(grey)
+    assert found is not None
+    assert found.polarity == "dark_on_light"
+    expected = np.zeros_like(grey)
+    expected[100:400, 150:450] = TRUE
+    assert likeness(found.solid, expected) > 0.9
+
+
+def test_a_dark_strip_at_the_edge_does_not_hide_a_faint_line() -> None:
+    grey = np.full((480, 640), 200, np.uint8)
+    grey[:, :48] = 50
+    cv2.line(grey, (300, 100), (340, 380), 150, 3)
+    found = solid(grey)
+    assert not found[:, :250].any()
+    assert np.ptp(np.nonzero(found)[0]) >= 270
