@@ -1,5 +1,6 @@
 """Which digit is it: images in, label and ten probabilities out."""
 
+import json
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
@@ -19,6 +20,7 @@ from service.api.uploads import Uploaded
 from service.classifier import Loaded
 from service.confidence import Predicted
 from service.data.digits import DigitWarning, Mode
+from service.errors import ServiceError
 from service.store.models import LATEST, Model
 
 router = APIRouter(prefix="/v1", tags=["predictions"])
@@ -235,10 +237,15 @@ def predicted(
         for prediction, pixels, digit in zip(told, batch.pixels, batch.digits, strict=True):
             prediction |= included.told(wanted.include, pixels, digit)
     for index, error in batch.errors.items():
-        told[index] = {"error": problems.described(scope, error)}
+        told[index] = unread(scope, error)
     if batch.names is not None:
         told = [{"name": name} | one for name, one in zip(batch.names, told, strict=True)]
     return told
+
+
+def unread(scope: Scope, error: ServiceError) -> dict[str, Any]:
+    """What is told of an image that cannot be read. The message may quote text that is no Unicode."""
+    return {"error": orjson.Fragment(json.dumps(problems.described(scope, error)))}
 
 
 def described(found: Predicted, warnings: Sequence[Sequence[str]]) -> list[dict[str, Any]]:

@@ -23,7 +23,8 @@ class Duration(BaseModel):
 
 
 class InferenceDurations(BaseModel):
-    """Of whole requests, and of their parts. Nothing waits in a queue, and nothing is cached."""
+    """Of whole requests, and of their parts. What waits for the thread of large networks is counted with
+    `compute_infer`, and nothing is cached."""
 
     success: Duration
     fail: Duration

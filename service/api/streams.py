@@ -1,27 +1,32 @@
 """Any number of images as lines of JSON, each answered by a line as they come, in constant memory."""
 
+import asyncio
+import json
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Annotated, Any
 
+import orjson
 from fastapi import APIRouter, Query, Request
 from fastapi.concurrency import run_in_threadpool
 from starlette.requests import ClientDisconnect
 from starlette.responses import Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
-from service.api import bodies, problems
+from service.api import bodies
 from service.api.batches import Way
 from service.api.context import Context, Wired
 from service.api.models import ModelRef
-from service.api.predictions import Preprocess, encoded, predicted
+from service.api.predictions import Preprocess, encoded, predicted, unread
 from service.api.problems import documented
+from service.batcher import Overloaded
 from service.classifier import Loaded
 from service.data.digits import Mode, Scale
 from service.errors import BadRequest, FieldError, PayloadTooLarge, ServiceError
 from service.store.models import LATEST
 
 MEDIA_TYPE = "application/x-ndjson"
+WAIT_SECONDS = 0.1  # between two tries while the network has too much to do
 CHUNK = 256  # lines that go through the network at once, if so many are there
 FIELDS = ("id", "image", "pixels")
 MAX_ID = 1024  # characters
@@ -137,9 +142,18 @@ async def _answered(body: AsyncIterator[bytes], reader: "_Reader") -> AsyncItera
         async for data in body:
             found = lines.feed(data) if data else lines.end()
             for start in range(0, len(found), CHUNK):
-                yield await run_in_threadpool(reader.answer, found[start : start + CHUNK])
+                yield await _patiently(reader, found[start : start + CHUNK])
     except ClientDisconnect:
         return  # nobody is there to read an answer
+
+
+async def _patiently(reader: "_Reader", lines: list["Line"]) -> bytes:
+    """The answers, once there is room for the lines: a stream can be held back, so it need not be refused."""
+    while True:
+        try:
+            return await run_in_threadpool(reader.answer, lines)
+        except Overloaded:
+            await asyncio.sleep(WAIT_SECONDS)
 
 
 @dataclass(frozen=True)
@@ -215,7 +229,7 @@ class _Reader:
         return predicted(self.context, self.loaded, batch, self.scope)
 
     def _problem(self, item: _Item) -> dict[str, Any] | None:
-        return None if item.error is None else {"error": problems.described(self.scope, item.error)}
+        return None if item.error is None else unread(self.scope, item.error)
 
     def _item(self, line: Line) -> _Item:
         told: dict[str, Any] = {"line": line.number}
@@ -229,7 +243,7 @@ class _Reader:
             if not isinstance(found, dict):
                 return _Item(told, found)
             if "id" in found:
-                told["id"] = _identifier(found["id"])
+                told["id"] = orjson.Fragment(json.dumps(_identifier(found["id"])))  # which may be no Unicode
             return _Item(told, *_image(found))
         except ServiceError as error:
             return _Item(told, error=error)

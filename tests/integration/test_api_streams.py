@@ -149,6 +149,8 @@ def test_a_wrong_line_costs_its_own_answer(reading: Live) -> None:
         assert problem["code"] == code, problem
         assert problem["instance"] == STREAM
         assert pointer is None or problem["errors"][0]["pointer"] == pointer, problem
+    odd = {"id": "\ud800", "pixels": good}, {"id": 10**30, "pixels": good}, {"\ud800": 1}
+    assert [answer.get("id") for answer in streamed(reading, *odd)] == ["\ud800", 10**30, None]
     (named,) = streamed(reading, {"id": "a", "image": "?"})
     assert (named["id"], named["error"]["code"]) == ("a", "bad_base64")
 
@@ -296,11 +298,12 @@ def test_a_bad_image_costs_its_own_place_if_so_asked(reading: Live) -> None:
 # Archives
 
 
-def archive(files: dict[str, bytes], method: int = zipfile.ZIP_DEFLATED) -> bytes:
+def archive(files: dict[str, bytes], method: int = zipfile.ZIP_DEFLATED, comment: bytes = b"") -> bytes:
     file = io.BytesIO()
     with zipfile.ZipFile(file, "w", method) as opened:
         for name, content in files.items():
             opened.writestr(name, content)
+        opened.comment = comment
     return file.getvalue()
 
 
@@ -329,6 +332,11 @@ def test_an_archive_of_images(reading: Live) -> None:
         assert close(found[3], whole[1])
         assert [found[at]["error"]["code"] for at in (1, 2, 4)] == ["unsupported_image"] * 3
         assert "ZIP" in found[2]["error"]["detail"]
+    headers = {"Content-Type": "application/octet-stream"}  # of which 784 bytes an image are pixels
+    room = -len(archive(files)) % 784
+    padded = archive(files, comment=b" " * room)
+    assert len(padded) % 784 == 0
+    assert close(predicted(reading, content=padded, headers=headers)[0], whole[0])
     strict = reading.http.post("/v1/predict?on_error=batch", content=archive(files))
     assert problem(strict) == (415, "unsupported_image")
 

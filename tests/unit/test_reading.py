@@ -37,13 +37,13 @@ class Features:
         gram = hidden.T @ hidden + 10 * np.eye(1000, dtype=np.float32)
         self._last = np.linalg.solve(gram, hidden.T @ targets)
 
-    def right(self, pixels: np.ndarray, targets: np.ndarray) -> float:  # type: ignore[type-arg]
+    def right(self, pixels: np.ndarray, targets: np.ndarray) -> float:
         """Share of (n, 784) read as their targets (n,)."""
         return float(((self._hidden(pixels) @ self._last).argmax(axis=1) == targets).mean())
 
-    def _hidden(self, pixels: np.ndarray) -> np.ndarray:  # type: ignore[type-arg]
+    def _hidden(self, pixels: np.ndarray) -> np.ndarray:
         values = pixels.astype(np.float32) / 255
-        hidden: np.ndarray = np.maximum(values @ self._random, 0) / 28  # type: ignore[type-arg]
+        hidden: np.ndarray = np.maximum(values @ self._random, 0) / 28
         return hidden
 
 
