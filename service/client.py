@@ -85,6 +85,8 @@ class Sweep(View):
     created_at: str
     metric: str | None = None
     warnings: list[str] = []
+    reason: str | None = None
+    set: list[int] | None = None
     over_seeds: list[dict[str, Any]] = []
     members: list[Member] = []
 
@@ -116,9 +118,10 @@ class Model(View):
 
 
 class Digit(View):
-    """What one image was read as; `probabilities` of 0 to 9."""
+    """What one image was read as; `probabilities` of 0 to 9. `label` is None where it abstains, for `reason`; `set`
+    holds the labels that it may be, likeliest first, where a coverage was asked for."""
 
-    label: int
+    label: int | None
     confidence: float
     probabilities: list[float]
     warnings: list[str] = []
@@ -203,13 +206,24 @@ class Client:
     def close(self) -> None:
         self._http.close()
 
-    def predict(self, images: Sequence[bytes | str | Path], *, model: str = "latest") -> Answer:
-        """Read image files (PNG, JPEG, WebP), given as bytes or paths. Raises ApiError."""
+    def predict(
+        self,
+        images: Sequence[bytes | str | Path],
+        *,
+        model: str = "latest",
+        min_confidence: float | None = None,
+        coverage: float | None = None,
+    ) -> Answer:
+        """Read image files (PNG, JPEG, WebP), given as bytes or paths; abstain from those that are less probable than
+        `min_confidence` or no digits, and tell the labels that hold the true one in a share `coverage` of all cases.
+        Raises ApiError."""
         files = [
             ("files", (f"image-{index}", image if isinstance(image, bytes) else Path(image).read_bytes()))
             for index, image in enumerate(images)
         ]
-        return Answer.model_validate(self.call("POST", _path("models", model, "predict"), files=files))
+        asked = _given({"min_confidence": min_confidence, "coverage": coverage})
+        path = _path("models", model, "predict")
+        return Answer.model_validate(self.call("POST", path, files=files, params=asked))
 
     def read(self, image: bytes | str | Path, *, model: str = "latest") -> Reading:
         """Read all digits of an image file (PNG, JPEG, WebP), given as bytes or a path. Raises ApiError."""
