@@ -34,6 +34,7 @@ LEVELS = np.concatenate(
 TABLES = ("set_scores", "digit_margins")  # of a calibration's JSON; the rest is for people
 MAX_INVERSE = 100.0  # of a temperature, either way
 NEWTON_STEPS = 50
+_ZERO = np.float32(0)
 
 Source = Literal["validation", "test_folds"]
 Doubles = NDArray[np.float64]
@@ -209,14 +210,15 @@ class Detector:
 
     def margins(self, pixels: NDArray[Any]) -> Floats:
         """Log-odds of none of the ten digits, (n,) of pixels (n, 784) from 0 to 255."""
-        values: Floats = pixels.astype(np.float32, copy=False)
-        for weight, bias in self._layers[:-1]:
-            values = np.maximum(values @ weight + bias, 0)
-        weight, bias = self._layers[-1]
-        logits = values @ weight + bias
-        digits = logits[:, :10]
-        largest = digits.max(axis=1)
-        odds: Floats = logits[:, 10] - largest - np.log(np.exp(digits - largest[:, np.newaxis]).sum(axis=1))
+        values = np.asarray(pixels, np.float32)
+        *hidden, (last, last_bias) = self._layers
+        for weight, bias in hidden:
+            values = values @ weight
+            values += bias
+            np.maximum(values, _ZERO, out=values)
+        logits = values @ last
+        logits += last_bias
+        odds: Floats = logits[:, 10] - np.logaddexp.reduce(logits[:, :10], axis=1)
         return odds
 
 

@@ -119,7 +119,7 @@ def _png(file: bytes, version: str) -> Pictures | None:
     if (
         pixels.take(_BORDER).any()
         or np.maximum.reduce(pixels) < LOW_CONTRAST_BELOW
-        or not digits.is_mnist_like(grey)
+        or not digits.lies_as_mnist(grey)
     ):
         return None
     return Pictures(pixels.reshape(1, PIXELS), ((),))

@@ -33,6 +33,7 @@ Box = tuple[int, int, int, int]  # left, top, width, height
 
 PIXELS = SIDE * SIDE
 MAX_FIELD_ERRORS = 20
+DARK, INK_ABOVE = 8, 64  # levels of a border without ink, and of ink, in what is MNIST-like
 MAX_DIGITS = 100  # in one picture
 SHEET_SIDE = 1024  # a picture of several digits is averaged down to this
 
@@ -163,7 +164,7 @@ def _second(picture: Picture, mode: Mode) -> Digit:
     if mode == "auto" and grey.shape == (SIDE, SIDE):
         light = int(np.median(border(grey))) > 127
         pixels = 255 - grey if light else grey
-        if is_mnist_like(pixels):
+        if _is_mnist_like(pixels):
             return _as_it_is(picture, pixels, pixels, "dark_on_light" if light else "light_on_dark")
     found = ink.find(grey)
     if found is None:
@@ -180,11 +181,14 @@ def _first(picture: Picture, mode: Mode) -> Digit:
 VERSIONS: dict[str, Callable[[Picture, Mode], Digit]] = {"1": _first, "2": _second}
 
 
-def is_mnist_like(pixels: Grey) -> bool:
+def _is_mnist_like(pixels: Grey) -> bool:
     """Ink on black, about as large as MNIST's and about where it lies. Every picture of MNIST passes."""
-    if np.median(border(pixels)) > 8:
-        return False
-    _, _, width, height = cv2.boundingRect((pixels > 64).astype(np.uint8))
+    return bool(np.median(border(pixels)) <= DARK) and lies_as_mnist(pixels)
+
+
+def lies_as_mnist(pixels: Grey) -> bool:
+    """Whether ink on black has about the size and the place that it has in MNIST; uint8 (28, 28)."""
+    _, _, width, height = cv2.boundingRect((pixels > INK_ABOVE).view(np.uint8))
     if not 14 <= max(width, height) <= 23:
         return False
     moments = cv2.moments(pixels)
