@@ -5,6 +5,7 @@ model is in memory. Any other goes to the application as if nothing had looked a
 and one description: that of the routes in `predictions`."""
 
 import logging
+import re
 from collections.abc import Iterable
 
 from fastapi import FastAPI
@@ -14,16 +15,20 @@ from uuid_utils import uuid7
 from service.api import predictions
 from service.api.context import Context
 from service.api.limits import REQUEST_ID
-from service.api.quick import Reader
+from service.api.quick import Pictures, Reader
+from service.batcher import is_light
+from service.classifier import Loaded
 from service.errors import Unavailable
+from service.inference import Floats
 from service.settings import Settings
 from service.store.models import LATEST
 
 log = logging.getLogger(__name__)
 
-_LATEST_PATH, _BEGIN, _END = "/v1/predict", "/v1/models/", "/predict"
+_LATEST_PATH, _BEGIN, _END = b"/v1/predict", b"/v1/models/", b"/predict"
+_REFERENCE = re.compile(rb"[A-Za-z0-9._-]+")
 # with these a body is not what it looks like, or the client waits to be asked for it
-_LONG_WAY = frozenset((b"content-encoding", b"expect"))
+LONG_WAY = frozenset((b"content-encoding", b"expect"))
 
 
 class Express:
@@ -62,37 +67,63 @@ class Express:
         for name, value in headers:
             if name == b"content-type":
                 found = value
-            elif name in _LONG_WAY or (name == b"content-length" and int(value) > self._limit):
+            elif name in LONG_WAY or (name == b"content-length" and int(value) > self._limit):
                 return None
         return found
 
+    def at_once(self, reference: str, content_type: bytes, body: bytes) -> bytes | None:
+        """The answer to a body of a content type, if nothing is to be waited for."""
+        try:
+            loaded = self._context.classifier.at_hand(reference)
+            if loaded is None or len(body) > self._limit or not is_light(loaded.network, 1):
+                return None
+            pictures = self._reader.read(body, content_type, loaded.model.preprocessing)
+            if pictures is None or not is_light(loaded.network, len(pictures.pixels)):
+                return None
+            return _told(loaded, pictures, loaded.network.logits(pictures.pixels))
+        except Exception:
+            log.exception("a prediction is answered the long way")
+            return None
+
     async def _answer(self, reference: str, content_type: bytes, body: bytes) -> bytes | None:
-        context: Context = self._app.state.context
-        loaded = context.classifier.at_hand(reference)
+        loaded = self._context.classifier.at_hand(reference)
         if loaded is None or len(body) > self._limit:
             return None
         pictures = self._reader.read(body, content_type, loaded.model.preprocessing)
         if pictures is None:
             return None
         try:
-            logits = await context.batcher.logits(loaded.network, pictures.pixels)
+            logits = await self._context.batcher.logits(loaded.network, pictures.pixels)
         except Unavailable:  # told by the long way, unless there is room by then
             return None
-        found = loaded.predicted(logits, pictures.pixels)
-        return predictions.answered(loaded.model, predictions.described(found, pictures.warnings))
+        return _told(loaded, pictures, logits)
+
+    @property
+    def _context(self) -> Context:
+        context: Context = self._app.state.context
+        return context
+
+
+def _told(loaded: Loaded, pictures: Pictures, logits: Floats) -> bytes:
+    found = loaded.predicted(logits, pictures.pixels)
+    return predictions.answered(loaded.model, predictions.described(found, pictures.warnings))
 
 
 def _reference(scope: Scope) -> str | None:
     """Of a request that may be answered here: what stands for the model."""
     if scope["type"] != "http" or scope["method"] != "POST" or scope["query_string"]:
         return None
-    path: str = scope["path"]
+    return reference_of(scope["path"].encode())
+
+
+def reference_of(path: bytes) -> str | None:
+    """What stands for the model in a path of those that predict; None of others, and where anything is escaped."""
     if path == _LATEST_PATH:
         return LATEST
     if not path.startswith(_BEGIN) or not path.endswith(_END):
         return None
     reference = path[len(_BEGIN) : -len(_END)]
-    return reference if reference and "/" not in reference else None
+    return reference.decode() if _REFERENCE.fullmatch(reference) else None
 
 
 def _again(messages: Iterable[Message], receive: Receive) -> Receive:
@@ -107,20 +138,24 @@ def _again(messages: Iterable[Message], receive: Receive) -> Receive:
 
 
 async def _reply(scope: Scope, answer: bytes, send: Send) -> None:
-    headers = [
-        (b"content-type", b"application/json"),
-        (b"content-length", b"%d" % len(answer)),
-        (b"x-request-id", _request_id(scope)),
-        (b"x-content-type-options", b"nosniff"),
-    ]
+    headers = headers_of(answer, scope["headers"])
     await send({"type": "http.response.start", "status": 200, "headers": headers})
     await send({"type": "http.response.body", "body": answer})
 
 
-def _request_id(scope: Scope) -> bytes:
+def headers_of(answer: bytes, asked: Iterable[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
+    """Of an answer to a request with certain headers."""
+    return [
+        (b"content-type", b"application/json"),
+        (b"content-length", b"%d" % len(answer)),
+        (b"x-request-id", _request_id(asked)),
+        (b"x-content-type-options", b"nosniff"),
+    ]
+
+
+def _request_id(headers: Iterable[tuple[bytes, bytes]]) -> bytes:
     """As `limits.RequestIdentity` gives it."""
-    for name, value in scope["headers"]:
+    for name, value in headers:
         if name == b"x-request-id":
-            given: bytes = value
-            return given if REQUEST_ID.fullmatch(given.decode("latin-1")) else uuid7().hex.encode()
+            return value if REQUEST_ID.fullmatch(value.decode("latin-1")) else uuid7().hex.encode()
     return uuid7().hex.encode()

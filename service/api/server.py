@@ -14,6 +14,7 @@ from threadpoolctl import threadpool_limits
 from service.api.app import create_app
 from service.api.express import Express
 from service.api.fleet import STARTUP_FAILURE, Fleet
+from service.api.wire import Wire
 from service.settings import Settings
 
 GRACE_SECONDS = 5
@@ -30,6 +31,7 @@ class Server(uvicorn.Server):
         super().__init__(
             uvicorn.Config(
                 Express(self.application, settings),
+                http=Wire,
                 host=settings.host,
                 port=settings.port,
                 lifespan="on",

@@ -1,0 +1,96 @@
+"""uvicorn's HTTP/1.1, where it parses a request: a plain prediction is answered when its last byte has come, without a
+task, a scope and messages for it, which cost as much as all else that such a request asks for.
+
+Whatever is not plain, or not to be answered at once, is handed to uvicorn as it would have had it."""
+
+from typing import Any
+
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
+
+from service.api import express
+from service.api.express import Express
+
+LARGEST = 256 * 1024  # bytes of a body that is kept here until it is whole
+
+
+class Wire(HttpToolsProtocol):
+    """One connection. The application has to be an `Express`."""
+
+    def __init__(self, *arguments: Any, **named: Any) -> None:
+        super().__init__(*arguments, **named)
+        assert isinstance(self.config.app, Express)
+        self._express: Express = self.config.app
+        self._parts: list[bytes] | None = None  # of a body whose request may be answered at once
+        self._reference, self._content_type = "", b""
+
+    def on_headers_complete(self) -> None:
+        if self._is_plain():
+            self._parts = []
+        else:
+            super().on_headers_complete()
+
+    def on_body(self, body: bytes) -> None:
+        if self._parts is None:
+            super().on_body(body)
+        else:
+            self._parts.append(body)
+
+    def on_message_complete(self) -> None:
+        if self._parts is not None and self._is_answered(b"".join(self._parts)):
+            self._parts = None
+            return
+        self._hand_over()
+        super().on_message_complete()
+
+    def shutdown(self) -> None:
+        self._hand_over()  # so that the request is finished
+        super().shutdown()
+
+    def _is_plain(self) -> bool:
+        """Whether the request that begins is the only one at hand, and one of those that `Express` answers."""
+        before: RequestResponseCycle | None = self.cycle
+        if before is not None and not before.response_complete:
+            return False
+        if self.parser.get_method() != b"POST" or self.parser.get_http_version() != "1.1":
+            return False
+        if self.parser.should_upgrade() or self.limit_concurrency is not None or self.root_path:
+            return False
+        reference = express.reference_of(self.url)
+        length, content_type = b"", b""
+        for name, value in self.headers:
+            if name == b"content-length":
+                length = value
+            elif name == b"content-type":
+                content_type = value
+            elif name in express.LONG_WAY:
+                return False
+        if reference is None or not 0 < len(length) <= 6 or int(length) > LARGEST:
+            return False
+        self._reference, self._content_type = reference, content_type
+        return True
+
+    def _is_answered(self, body: bytes) -> bool:
+        if self.flow.write_paused or self.transport.is_closing():
+            return False
+        answer = self._express.at_once(self._reference, self._content_type, body)
+        if answer is None:
+            return False
+        is_kept = self.parser.should_keep_alive()
+        head = [*self.server_state.default_headers, *express.headers_of(answer, self.headers)]
+        if not is_kept:
+            head.append((b"connection", b"close"))
+        lines = b"".join([b"%s: %s\r\n" % pair for pair in head])
+        self.transport.write(b"HTTP/1.1 200 OK\r\n%s\r\n%s" % (lines, answer))
+        if not is_kept:
+            self.transport.close()
+        self.on_response_complete()
+        return True
+
+    def _hand_over(self) -> None:
+        """To uvicorn, from the head on."""
+        parts, self._parts = self._parts, None
+        if parts is None:
+            return
+        super().on_headers_complete()
+        for part in parts:
+            super().on_body(part)
