@@ -16,6 +16,7 @@ from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
@@ -38,6 +39,7 @@ def main() -> int:
     parser.add_argument("--digits", type=int, default=1000, help="re-rendered of each kind")
     parser.add_argument("--kind", action="append", choices=sorted(renderings.KINDS), default=[])
     arguments = parser.parse_args()
+    cv2.setNumThreads(1)  # as the API
     settings = load_settings()
     dataset = datasets.load(DatasetSpec(), cache_dir=settings.cache_dir, data_dir=settings.data_dir)
     network = (

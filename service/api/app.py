@@ -7,6 +7,7 @@ from importlib.metadata import version
 from threading import Lock
 from typing import Any
 
+import cv2
 from fastapi import Depends, FastAPI
 from fastapi.concurrency import contextmanager_in_threadpool
 from fastapi.routing import APIRoute
@@ -136,6 +137,7 @@ def _operation_id(route: APIRoute) -> str:
 @contextmanager
 def _wired(settings: Settings) -> Iterator[Context]:
     """Open everything, close it in the opposite order."""
+    cv2.setNumThreads(1)  # requests are its parallelism; threads within one would wait for each other
     with ExitStack() as closing:
         log.info("the engine is %s", code_version())  # told now: its sources may be replaced while it runs
         db = Database(settings.database)

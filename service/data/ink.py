@@ -25,7 +25,7 @@ NOISE_ABOVE = 1.0  # grey levels: less is left as it is
 NOISE_FACTOR = 5.0  # ink stands so many deviations above the noise
 SPECK_AREA, SPECK_EXTENT = 0.04, 0.2  # of the largest shape's
 FRAME_SHARE = 0.2  # of the longer side: a stroke does not lie along the edge for so long
-SHEET_SHARE, SHEET_FILLED = 0.15, 0.9  # of the picture, and of its convex hull
+SHEET_SHARE, SHEET_FILLED = 0.25, 0.9  # of the picture, and of its convex hull
 LINE_SHARE = 0.6  # of the picture that a ruled line crosses
 LINE_WIDTH = 0.02  # of the picture's longer side, at most
 
@@ -72,7 +72,7 @@ def _sheet(found: Ink) -> Mask | None:
         return None
     sheet = np.zeros_like(found.solid)
     cv2.fillConvexPoly(sheet, hull, 1)
-    if cv2.countNonZero(sheet & found.solid) < 0.6 * cv2.countNonZero(sheet):
+    if cv2.countNonZero(sheet & found.solid) < 0.85 * cv2.countNonZero(sheet):
         return None  # such as a 0
     margin = 2 * max(1, max(sheet.shape) // 80) + 1
     inner = _morphed(np.pad(sheet, 1), cv2.MORPH_ERODE, _rectangle(margin, margin))[1:-1, 1:-1]
