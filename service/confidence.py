@@ -44,9 +44,8 @@ Flags = NDArray[np.bool_]
 class Predicted:
     """What is said of n pictures; what few ask for is taken when it is asked for."""
 
-    def __init__(self, logits: Floats, margins: Floats | None, calibration: "Calibration | None") -> None:
-        """`margins` are the detector's, of a model that reads digits."""
-        self._calibration, self._margins = calibration, margins
+    def __init__(self, logits: Floats, pixels: NDArray[Any], calibration: "Calibration | None") -> None:
+        self._calibration, self._pixels = calibration, pixels
         self._logits = logits if calibration is None else logits / np.float32(calibration.temperature)
         self.labels: NDArray[np.int64] = logits.argmax(axis=1)
         self.probabilities: Floats = softmax(self._logits)
@@ -56,6 +55,13 @@ class Predicted:
     def log_probabilities(self) -> Doubles:
         """(n, classes); it still tells apart what rounds to a probability of one."""
         return answers.log_softmax(self._logits)
+
+    @functools.cached_property
+    def _margins(self) -> Floats | None:
+        """(n,) the detector's; None where the model cannot tell."""
+        if self._calibration is None or self._calibration.digit_margins is None:
+            return None
+        return detector().margins(self._pixels)
 
     @property
     def flagged(self) -> Flags:
@@ -148,8 +154,7 @@ class Calibration:
 
 def predicted(logits: Floats, pixels: NDArray[Any], calibration: Calibration | None) -> Predicted:
     """What a network's logits (n, classes) say of pictures, pixels (n, 784) from 0 to 255."""
-    is_judged = calibration is not None and calibration.digit_margins is not None
-    return Predicted(logits, detector().margins(pixels) if is_judged else None, calibration)
+    return Predicted(logits, pixels, calibration)
 
 
 def fitted_temperature(logits: Floats, targets: NDArray[Any]) -> float:

@@ -54,6 +54,11 @@ class Asked:
     coverage: float | None
     include: frozenset[str] = frozenset()
 
+    @property
+    def judges(self) -> bool:
+        """Whether it matters of numbers too that they may be no digit."""
+        return self.min_confidence is not None or "not_a_digit" in self.include
+
     def add_to(self, predictions: Sequence[dict[str, Any]], found: Predicted, loaded: Loaded) -> None:
         """Put what was asked for into the predictions, one of each of what was found. Raises NotCalibrated."""
         if self.coverage is not None:

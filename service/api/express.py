@@ -106,7 +106,9 @@ class Express:
 
 def _told(loaded: Loaded, pictures: Pictures, logits: Floats) -> bytes:
     found = loaded.predicted(logits, pictures.pixels)
-    return predictions.answered(loaded.model, predictions.described(found, pictures.warnings))
+    return predictions.answered(
+        loaded.model, predictions.described(found, pictures.warnings, pictures.judged)
+    )
 
 
 def _reference(scope: Scope) -> str | None:

@@ -231,7 +231,8 @@ def predicted(
     """What is told of each image of a batch, in its order; for `encoded`."""
     network = loaded.exact if exact else loaded.network
     found = loaded.predicted(context.batcher.logits_in_thread(network, batch.pixels), batch.pixels)
-    told = described(found, batch.warnings)
+    judges = wanted is not None and wanted.judges
+    told = described(found, batch.warnings, [judges or digit is not None for digit in batch.digits])
     if wanted is not None:
         wanted.add_to(told, found, loaded)
         for prediction, pixels, digit in zip(told, batch.pixels, batch.digits, strict=True):
@@ -248,9 +249,13 @@ def unread(scope: Scope, error: ServiceError) -> dict[str, Any]:
     return {"error": orjson.Fragment(json.dumps(problems.described(scope, error)))}
 
 
-def described(found: Predicted, warnings: Sequence[Sequence[str]]) -> list[dict[str, Any]]:
-    """What everybody is told about each image."""
-    rows = zip(found.labels.tolist(), found.probabilities, found.flagged.tolist(), warnings, strict=True)
+def described(
+    found: Predicted, warnings: Sequence[Sequence[str]], judged: Sequence[bool]
+) -> list[dict[str, Any]]:
+    """What everybody is told about each image. Those that are to be `judged` may turn out to be no digit: pictures
+    are; numbers have been made by a program, and to look at them costs as much as the network."""
+    flags = (found.flagged & judged).tolist() if any(judged) else judged
+    rows = zip(found.labels.tolist(), found.probabilities, flags, warnings, strict=True)
     return [
         {
             "label": label,

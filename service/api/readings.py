@@ -123,7 +123,7 @@ def _predictions(
         return []
     pixels = np.stack([digit.pixels for digit in digits])
     found = loaded.predicted(context.batcher.logits_in_thread(loaded.network, pixels), pixels)
-    told = described(found, [digit.warnings for digit in digits])
+    told = described(found, [digit.warnings for digit in digits], [True] * len(digits))
     Asked(None, None, include).add_to(told, found, loaded)
     for prediction, digit in zip(told, digits, strict=True):
         prediction |= included.told(include, digit.pixels, digit)

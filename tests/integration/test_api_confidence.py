@@ -81,8 +81,15 @@ def test_probabilities_are_calibrated_and_what_is_no_digit_is_warned_of(
     assert found[0]["confidence"] == pytest.approx(SURE, rel=1e-5)
     assert sum(found[0]["probabilities"]) == pytest.approx(1)
     assert found[0]["warnings"] == []
-    assert found[1]["warnings"] == ["not_a_digit"]
-    assert "blank" in found[2]["warnings"]
+    # nobody asked whether numbers are digits
+    assert [one["warnings"] for one in found] == [[], [], ["blank"]]
+    for asked in ({"include": "not_a_digit"}, {"min_confidence": 0}, {"preprocess": "auto"}):
+        found = told(shared, calibrated, **asked)
+        assert found[0]["warnings"] == []
+        assert "not_a_digit" in found[1]["warnings"]
+    for grey, is_odd in ((stroke(), False), (noise(), True)):
+        picture = shared.http.post(f"{calibrated}/predict", content=_png(grey)).json()["predictions"][0]
+        assert ("not_a_digit" in picture["warnings"]) == is_odd
 
 
 def test_a_model_from_before_is_as_it_was(shared: Live, plain: str) -> None:
