@@ -211,7 +211,7 @@ RECORDS: dict[str, Preset] = {
         ),
         Preset(
             "record",
-            "Past Ciresan's 99.65 % with one plain network of his widths: minutes on a GPU, hours on a CPU",
+            "After Ciresan's 99.65 %, with one plain network of his widths: minutes on a GPU, hours on a CPU",
             PAST_IT,
             _spec(
                 **{
