@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Annotated, Any, Literal
 
 import orjson
@@ -16,10 +17,10 @@ from service.api.context import Context, Wired
 from service.api.included import Include, Included
 from service.api.models import ModelRef
 from service.api.problems import Problem, documented
-from service.api.uploads import Uploaded
+from service.api.uploads import Upload, Uploaded
 from service.classifier import Loaded
 from service.confidence import Predicted
-from service.data.digits import DigitWarning, Mode
+from service.data.digits import PREPROCESSING_VERSION, DigitWarning, Mode
 from service.errors import ServiceError
 from service.store.models import LATEST, Model
 
@@ -180,8 +181,7 @@ def predict(
     exact: Exact = False,
 ) -> Response:
     """One image or many: image bytes, a form or a ZIP of files, raw pixels, or JSON with pixels or base64."""
-    loaded = context.classifier.loaded(LATEST)
-    batch = Way(context.settings, loaded.model.preprocessing, preprocess, on_error).read(upload)
+    loaded, batch = _read(context, LATEST, upload, preprocess, on_error)
     wanted = asked(batch.asked, min_confidence, coverage, include)
     return _answer(context, loaded, batch, request.scope, wanted, exact=exact)
 
@@ -206,10 +206,23 @@ def predict_with(
     exact: Exact = False,
 ) -> Response:
     """As `POST /v1/predict`, with the model that the reference stands for."""
-    loaded = context.classifier.loaded(reference)
-    batch = Way(context.settings, loaded.model.preprocessing, preprocess, on_error).read(upload)
+    loaded, batch = _read(context, reference, upload, preprocess, on_error)
     wanted = asked(batch.asked, min_confidence, coverage, include)
     return _answer(context, loaded, batch, request.scope, wanted, exact=exact)
+
+
+def _read(
+    context: Context, reference: str, upload: Upload, preprocess: Mode | None, on_error: OnError | None
+) -> tuple[Loaded, Batch]:
+    """The model, and the images as it asks for them. What is wrong with the images is told before that there is no
+    such model: it stays wrong when there is one."""
+    way = Way(context.settings, PREPROCESSING_VERSION, preprocess, on_error)
+    try:
+        loaded = context.classifier.loaded(reference)
+    except ServiceError:
+        way.read(upload)
+        raise
+    return loaded, replace(way, version=loaded.model.preprocessing).read(upload)
 
 
 def _answer(

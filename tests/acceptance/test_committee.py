@@ -35,8 +35,9 @@ def answers_as_torch_does(service: Service, job: Job, images: Any) -> torch.nn.M
     assert job.model_id is not None
     file = httpx.get(f"{service.url}/v1/models/{job.model_id}/download", follow_redirects=True).content
     network = rebuild(file)
+    calibration = httpx.get(f"{service.url}/v1/models/{job.model_id}").json()["calibration"]
     with torch.no_grad():
-        wanted = torch.softmax(network(torch.tensor(images)), 1).numpy()
+        wanted = torch.softmax(network(torch.tensor(images)) / calibration["temperature"], 1).numpy()
     answer = service.client.predict([png(image) for image in images], model=job.model_id)
     found = np.array([digit.model_dump()["probabilities"] for digit in answer.predictions])
     np.testing.assert_allclose(found, wanted, rtol=0, atol=1e-4)

@@ -329,7 +329,7 @@ def test_each_application_keeps_its_own_pictures(
 ) -> None:
     assert get(seeing, classifier, "loss.svg").status_code == 200
     with serving(settings_for(tmp_path)) as other:
-        contexts = [one.server.config.app.state.context for one in (seeing, other)]  # type: ignore[union-attr]
+        contexts = [one.server.application.state.context for one in (seeing, other)]
     for part in ("studio", "shelf", "decoding"):
         assert getattr(contexts[0], part) is not getattr(contexts[1], part)
 

@@ -164,7 +164,7 @@ def test_statuses_are_described_where_they_can_be(described: dict[str, Any]) -> 
     for path, method in (("/v1/jobs", "post"), ("/v1/jobs/{job_id}", "patch"), ("/v1/aliases/{name}", "put")):
         assert "507" in paths[path][method]["responses"]  # the disk is full
     form = paths["/v1/predict"]["post"]["requestBody"]["content"]["multipart/form-data"]["schema"]
-    assert form["properties"].keys() == {"files", "preprocess"}
+    assert form["properties"].keys() == {"files", "preprocess", "min_confidence", "coverage"}
 
 
 def test_what_may_be_looked_at_by_head(live: Live) -> None:
