@@ -8,6 +8,7 @@ import socket
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from types import FrameType
 from typing import NoReturn
 
@@ -57,7 +58,8 @@ class Fleet:
     def _stop(self, _number: int = 0, _frame: FrameType | None = None) -> None:
         self._stopping = True
         for pid in self._began:
-            os.kill(pid, signal.SIGTERM)
+            with suppress(ProcessLookupError):  # it has ended, and was not yet taken from the list
+                os.kill(pid, signal.SIGTERM)
 
     def _start(self) -> None:
         # a signal between the fork and the note of it would miss the new process
@@ -78,9 +80,8 @@ class Fleet:
         try:
             for number in signals:
                 signal.signal(number, signal.SIG_DFL)
-            signal.signal(
-                signal.SIGINT, signal.SIG_IGN
-            )  # Ctrl-C reaches all of a terminal: the parent passes it on
+            # Ctrl-C reaches all of a terminal: the parent passes it on
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
             signal.pthread_sigmask(signal.SIG_UNBLOCK, signals)
             lifeline.die_with_parent(signal.SIGTERM, parent=parent)
             self._work(self.socket)

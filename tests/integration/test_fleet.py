@@ -11,6 +11,7 @@ import httpx
 import psutil
 import pytest
 
+from service.api.fleet import Fleet
 from service.settings import Settings
 from tests.integration.conftest import eventually
 
@@ -96,3 +97,13 @@ def test_a_port_that_is_taken_is_said(
         )  # fmt: skip
         assert told.returncode in (1, 3)
         assert "ddress already in use" in told.stderr
+
+
+def test_a_signal_that_comes_as_a_process_ends_stops_the_others() -> None:
+    gone, there = subprocess.Popen(["true"]), subprocess.Popen(["sleep", "60"])
+    gone.wait()
+    stopped = Fleet("127.0.0.1", 0, 2, lambda _: None)
+    stopped._began = {gone.pid: 0.0, there.pid: 0.0}
+    stopped._stop()
+    stopped.socket.close()
+    assert there.wait(10) == -signal.SIGTERM
