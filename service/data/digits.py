@@ -175,7 +175,7 @@ def _second(picture: Picture, mode: Mode) -> Digit:
 
 def _first(picture: Picture, mode: Mode) -> Digit:
     pixels, warnings = first.prepare(picture.grey, mode)
-    return Digit(pixels.reshape(PIXELS), tuple(warnings))  # type: ignore[arg-type]
+    return Digit(pixels.reshape(PIXELS), tuple(warnings))
 
 
 VERSIONS: dict[str, Callable[[Picture, Mode], Digit]] = {"1": _first, "2": _second}

@@ -4,6 +4,8 @@ After LeCun et al. (1998, section III.A): the ink's bounding box fits a square o
 centre of mass. It knows no shadows, no ruled lines and no thin strokes; see `service.data.digits` for what came after.
 """
 
+from typing import Literal
+
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
@@ -11,11 +13,13 @@ from PIL import Image
 from service.data.ink import otsu
 from service.data.pictures import Grey, border
 
+Odd = Literal["blank", "low_contrast", "touches_edge"]
+
 SIDE, BOX, CENTRE = 28, 20, 14
 BLANK_BELOW, LOW_CONTRAST_BELOW = 16, 64
 
 
-def prepare(grey: Grey, mode: str) -> tuple[Grey, list[str]]:
+def prepare(grey: Grey, mode: str) -> tuple[Grey, list[Odd]]:
     """uint8 (28, 28) of a grey picture, and what is odd about it."""
     if mode == "none":
         return resized(grey, SIDE, SIDE).round().astype(np.uint8), _warnings(grey)
@@ -35,12 +39,14 @@ def resized(grey: Grey, height: int, width: int) -> NDArray[np.float32]:
     return np.array(Image.fromarray(grey.astype(np.float32)).resize((width, height), method))
 
 
-def _warnings(ink: Grey) -> list[str]:
+def _warnings(ink: Grey) -> list[Odd]:
     contrast = int(np.ptp(ink))
     if contrast < BLANK_BELOW:
         return ["blank"]
-    faint = ["low_contrast"] if contrast < LOW_CONTRAST_BELOW else []
-    return faint + (["touches_edge"] if (border(ink) > otsu(ink)).any() else [])
+    found: list[Odd] = ["low_contrast"] if contrast < LOW_CONTRAST_BELOW else []
+    if (border(ink) > otsu(ink)).any():
+        found.append("touches_edge")
+    return found
 
 
 def _normalised(ink: Grey) -> Grey:
