@@ -23,6 +23,7 @@ from service.store.attempts import Attempt
 from service.store.checkpoints import Checkpoint
 from service.store.database import Database
 from service.store.models import Model
+from service.store.reports import Draft
 
 LINEAR = TrainingSpec.model_validate({"network": {"hidden_widths": []}})
 
@@ -102,8 +103,8 @@ def weights_for(label: int) -> bytes:
     return encode_weights(Snapshot(1, 1.0, arrays, {}, {}), LINEAR, preprocessing=PREPROCESSING_VERSION)
 
 
-def register(live: Live, data: bytes) -> Model:
-    """A model version with these weights."""
+def register(live: Live, data: bytes, report: Draft | None = None) -> Model:
+    """A model version with these weights, and what a report says of it."""
     attempt = live.claim(live.submit())
     header = live.checkpoint(attempt, data)
     model = models.finish(
@@ -114,6 +115,7 @@ def register(live: Live, data: bytes) -> Model:
         dataset_sha256="0" * 64,
         provenance={"device": "CPU (test)"},
         runtime=1,
+        report=report,
     )
     assert model is not None
     return model

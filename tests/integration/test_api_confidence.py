@@ -7,11 +7,9 @@ import pytest
 from numpy.typing import NDArray
 
 from service.confidence import LEVELS, TABLES, Calibration
-from service.data.digits import PREPROCESSING_VERSION
-from service.store import models
 from service.store.models import Model
 from service.store.reports import Draft
-from tests.integration.conftest import Live, weights_for
+from tests.integration.conftest import Live, register, weights_for
 
 TEMPERATURE = 4.0
 # three labels of ten would cover 0.95 of all: weights_for's logits are 10 and nine zeros
@@ -36,20 +34,7 @@ IMAGES = {"images": [stroke().tolist(), noise().tolist(), np.zeros((28, 28), int
 
 
 def registered(live: Live, calibration: dict[str, Any] | None) -> Model:
-    attempt = live.claim(live.submit())
-    header = live.checkpoint(attempt, weights_for(7))
-    model = models.finish(
-        live.db,
-        attempt,
-        header,
-        preprocessing=PREPROCESSING_VERSION,
-        dataset_sha256="0" * 64,
-        provenance={},
-        runtime=1,
-        report=Draft({}, None, calibration),
-    )
-    assert model is not None
-    return model
+    return register(live, weights_for(7), Draft({}, None, calibration))
 
 
 @pytest.fixture(scope="module")
