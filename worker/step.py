@@ -26,7 +26,7 @@ from worker.activations import BY_HAND
 from worker.crew import ALONE, Crew
 from worker.device import autocast, product_type
 
-ROWS = 8192  # a member takes at once at most: what its layers hand each other then stays in a CPU's cache
+ROWS = 16_384  # a member takes at once at most: fewer meetings, and half of 60,000 among two
 
 
 class Step(Protocol):
@@ -98,8 +98,8 @@ class Backpropagation:
         self._activation = BY_HAND[spec.network.activation]
         self._buffers: dict[int, _Buffers] = {}
         self._staying: list[_Block] = []
-        # of the first layer's weights, where the batch is kept turned
-        self._turned_gradient = self._turned_product = torch.empty(0)
+        # of the first layer, where the batch is kept turned
+        self._turned_gradient = self._turned_product = self._turned_weight = torch.empty(0)
 
     @property
     def _is_rounded(self) -> bool:
@@ -129,6 +129,8 @@ class Backpropagation:
             self._crew.each(self._cast)
         loss = torch.zeros(())
         for index, block in enumerate(self._blocks(inputs, targets)):
+            if index == 0 and block.columns is not None:
+                self._turned_weight.copy_(self._layers[0][0].t())
             buffers = self._buffers_of(len(block.inputs))
             if self._network.dropout:
                 for mask in buffers.masks:
@@ -166,6 +168,7 @@ class Backpropagation:
         if not self._turned_gradient.numel():
             self._turned_gradient = torch.empty(self._masters[0].t().shape)
             self._turned_product = torch.empty(self._turned_gradient.shape, dtype=self._dtype)
+            self._turned_weight = torch.empty_like(self._turned_product)
         return replace(own, columns=block.inputs.t().contiguous())
 
     def _block(self, inputs: Tensor, targets: Tensor, examples: int) -> "_Block":
@@ -204,16 +207,18 @@ class Backpropagation:
     def _deltas(self, block: "_Block", buffers: "_Buffers", member: int) -> Tensor:
         """The member's rows forward and back; gives their part of the loss."""
         part = buffers.parts[member]
-        self._forward(block.inputs[part.rows], part)
+        self._forward(block, part)
         loss = self._loss(block.wanted[member], block.examples, part)
         self._backward(block, part)
         return loss
 
-    def _forward(self, inputs: Tensor, part: "_Part") -> None:
-        (*hidden, (weight, bias)), values = self._layers, inputs
+    def _forward(self, block: "_Block", part: "_Part") -> None:
+        (*hidden, (weight, bias)), values = self._layers, block.inputs[part.rows]
         for index, (inner, inner_bias) in enumerate(hidden):
             kept, following = part.kept[index], part.values[index]
-            torch.addmm(inner_bias, values, inner.t(), out=kept)
+            is_turned = index == 0 and block.columns is not None
+            turned = self._turned_weight if is_turned else inner.t()
+            torch.addmm(inner_bias, values, turned, out=kept)
             activated = kept if self._activation.from_output else following
             self._activation.forward(kept, activated)
             if self._network.dropout:

@@ -139,7 +139,7 @@ def test_blocks_add_up_to_the_batch(monkeypatch: pytest.MonkeyPatch, batch_size:
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 @pytest.mark.parametrize("batch_size", [30, "full"])
-@pytest.mark.parametrize("rows", [20, 8192])
+@pytest.mark.parametrize("rows", [20, step.ROWS])
 @pytest.mark.parametrize("size", [2, 3])
 def test_a_crew_takes_the_gradients_that_one_takes(
     monkeypatch: pytest.MonkeyPatch, size: int, rows: int, batch_size: Any, precision: str
