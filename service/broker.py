@@ -20,6 +20,7 @@ from redis.retry import Retry
 
 from service import lifeline
 from service.errors import ServiceError
+from service.redaction import redacted
 from service.settings import Settings
 
 MAX_SOCKET_PATH = 100  # the kernel's limit is 108 on Linux, 104 on macOS
@@ -60,7 +61,7 @@ def check(settings: Settings) -> None:
     try:
         connection.ping()
     except (redis.RedisError, OSError) as error:
-        raise BrokerError(f"the broker does not answer: {error}") from error
+        raise BrokerError(redacted(f"the broker does not answer: {error}")) from error
     finally:
         connection.close()
 

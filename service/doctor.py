@@ -14,6 +14,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from service import broker, settings
 from service.data.sources import DatasetUnavailable, fetch
 from service.errors import ServiceError
+from service.redaction import redacted
 from service.settings import Settings
 from service.store import schema, workers
 from service.store.database import Database, sqlite_driver
@@ -50,7 +51,7 @@ def examine() -> list[Finding]:
         try:
             findings += check(loaded)
         except (ServiceError, OSError, SQLAlchemyError) as error:
-            findings.append(Finding("wrong", check.__name__.strip("_"), str(error)))
+            findings.append(Finding("wrong", check.__name__.strip("_"), redacted(str(error))))
     return findings
 
 

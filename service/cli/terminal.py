@@ -12,6 +12,7 @@ from rich.markup import escape
 
 from service.client import ApiError, Unreachable
 from service.errors import Conflict, Invalid, ServiceError
+from service.redaction import redacted
 
 P = ParamSpec("P")
 
@@ -37,11 +38,11 @@ def told(command: Callable[P, None]) -> Callable[P, None]:
         try:
             command(*args, **kwargs)
         except ApiError as error:
-            err.print(f"[red]{error.code}[/]: {escape(str(error))}")
+            err.print(f"[red]{error.code}[/]: {escape(redacted(str(error)))}")
         except ServiceError as error:
-            err.print(f"[red]{error.code}[/]: {escape(error.detail)}")
+            err.print(f"[red]{error.code}[/]: {escape(redacted(error.detail))}")
         except Unreachable as error:
-            err.print(f"{escape(str(error))}\nIs it running? `numeral up` starts it.")
+            err.print(f"{escape(redacted(str(error)))}\nIs it running? `numeral up` starts it.")
         except KeyboardInterrupt:
             raise typer.Exit(130) from None
         else:
