@@ -5,7 +5,7 @@
         job = numeral.jobs.wait(job.id)
         print(numeral.predict(["seven.png"]).predictions[0].label)
 
-Answers of 503 and broken connections are tried again, for as long as `patience` seconds; every create
+Answers of 503 and 429 and broken connections are tried again, for as long as `patience` seconds; every create
 carries an idempotency key, so that trying again creates nothing twice.
 """
 
@@ -24,6 +24,7 @@ from pydantic import BaseModel, ConfigDict
 
 DEFAULT_URL = "http://127.0.0.1:8000"
 TERMINAL = ("succeeded", "failed", "cancelled")
+LATER = (httpx.codes.SERVICE_UNAVAILABLE, httpx.codes.TOO_MANY_REQUESTS)
 RETRY_SECONDS = 0.5
 FOLLOW_SECONDS = 1.0
 SILENCE_SECONDS = 45.0  # the server says something every 15
@@ -178,18 +179,22 @@ class Unreachable(Exception):
 
 
 class Client:
-    """One server. `url` defaults to NUMERAL_URL, then to this machine's port 8000."""
+    """One server. `url` defaults to NUMERAL_URL, then to this machine's port 8000; `api_key`, which it never shows, to
+    NUMERAL_API_KEY."""
 
     def __init__(
         self,
         url: str | None = None,
         *,
+        api_key: str | None = None,
         patience: float = 10.0,
         timeout: float = 30.0,
         transport: httpx.BaseTransport | None = None,
     ) -> None:
         self.url = (url or os.environ.get("NUMERAL_URL") or DEFAULT_URL).rstrip("/")
-        self._http = httpx.Client(base_url=self.url, timeout=timeout, transport=transport)
+        self._http = httpx.Client(
+            base_url=self.url, headers=_credentials(api_key), timeout=timeout, transport=transport
+        )
         self._patience = patience
         self.jobs = Jobs(self)
         self.models = Models(self)
@@ -303,7 +308,7 @@ class Client:
                     raise Unreachable(f"no answer from {self.url}: {error}") from error
                 time.sleep(RETRY_SECONDS)
                 continue
-            if response.status_code == httpx.codes.SERVICE_UNAVAILABLE:
+            if response.status_code in LATER:
                 wait = float(response.headers.get("Retry-After", RETRY_SECONDS))
                 if time.monotonic() + wait < deadline:
                     time.sleep(wait)
@@ -564,6 +569,13 @@ class Models:
     def rollback(self, alias: str) -> dict[str, Any]:
         """Point an alias at what it pointed at before."""
         return dict(self._client.call("POST", _path("aliases", alias, "rollback")))
+
+
+def _credentials(api_key: str | None) -> dict[str, str]:
+    given = (api_key or os.environ.get("NUMERAL_API_KEY") or "").strip()
+    if not given.isascii() or not given.isprintable():
+        raise ValueError("the API key holds characters that no key has")  # the HTTP library would show it
+    return {"Authorization": f"Bearer {given}"} if given else {}
 
 
 def _path(*parts: str) -> str:

@@ -39,6 +39,21 @@ class BadRequest(ServiceError):
     status, code, title = 400, "bad_request", "The request cannot be read"
 
 
+class Unauthenticated(ServiceError):
+    """No API key, or none that is good: the answer says how one is sent (RFC 6750, section 3)."""
+
+    status, code, title = 401, "invalid_api_key", "A good API key is needed"
+
+    def __init__(self, detail: str, *, code: str | None = None) -> None:
+        super().__init__(detail, code=code)
+        reason = "" if self.code == "missing_api_key" else ', error="invalid_token"'
+        self.headers = {"WWW-Authenticate": f'Bearer realm="numeral"{reason}'}
+
+
+class Forbidden(ServiceError):
+    status, code, title = 403, "forbidden", "This is not allowed"
+
+
 class NotFound(ServiceError):
     status, code, title = 404, "not_found", "There is no such thing"
 
@@ -59,8 +74,21 @@ class RangeNotSatisfiable(ServiceError):
     status, code, title = 416, "range_not_satisfiable", "The range lies outside the content"
 
 
+class Misdirected(ServiceError):
+    status, code, title = 421, "untrusted_host", "This server does not answer under that name"
+
+
 class Invalid(ServiceError):
     status, code, title = 422, "invalid", "The payload has mistakes"
+
+
+class TooManyRequests(ServiceError):
+    """Later: `retry_after` seconds goes out as the Retry-After header."""
+
+    status, code, title = 429, "rate_limited", "Too many at a time"
+
+    def __init__(self, detail: str, *, retry_after: int, code: str | None = None) -> None:
+        super().__init__(detail, code=code, headers={"Retry-After": str(retry_after)})
 
 
 class Unavailable(ServiceError):

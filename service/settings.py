@@ -2,18 +2,26 @@
 NUMERAL_; a variable with that prefix that names no setting is refused, so that a typing mistake is
 seen at start and not in production."""
 
+import ipaddress
 import os
+import re
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
 from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from service.errors import ServiceError
 
 PREFIX = "NUMERAL_"
 DATABASES = ("sqlite:///", "postgresql+psycopg://")
-CLIENT_VARIABLES = frozenset({"NUMERAL_URL"})  # read by the command, not by the service
+CLIENT_VARIABLES = frozenset({"NUMERAL_URL", "NUMERAL_API_KEY"})  # read by the command, not by the service
+
+
+HOST = re.compile(r"(\*\.)?[a-z0-9]([a-z0-9.-]*[a-z0-9])?|\[?[0-9a-f:]*:[0-9a-f:.]*\]?")
+ORIGIN = re.compile(r"https?://([a-z0-9.-]+|\[[0-9a-f:.]+\])(:[0-9]{1,5})?")
+
+Names = Annotated[tuple[str, ...] | None, NoDecode]  # with commas between
 
 
 class SettingsError(ServiceError):
@@ -23,7 +31,9 @@ class SettingsError(ServiceError):
 class Settings(BaseSettings):
     """What an operator can set. `NUMERAL_HOME=/data` sets `home`, and so on."""
 
-    model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, env_ignore_empty=True)
+    model_config = SettingsConfigDict(
+        env_prefix=PREFIX, frozen=True, env_ignore_empty=True, hide_input_in_errors=True
+    )
 
     home: Annotated[
         Path, Field(description="Folder of everything kept: database, datasets, embedded broker.")
@@ -34,6 +44,53 @@ class Settings(BaseSettings):
         int,
         Field(ge=1, le=64, description="Processes that answer HTTP; they share the port and the database."),
     ] = 1
+    auth: Annotated[
+        Literal["auto", "on", "off"],
+        Field(
+            description="Whether requests need an API key. auto: unless HOST is a loopback address. "
+            "Off on any other address, whoever reaches it may do everything."
+        ),
+    ] = "auto"
+    admin_key_file: Annotated[
+        Path | None,
+        Field(
+            description="File with an API key of scope admin, which is good from the start; "
+            "made with a new one if it is not there."
+        ),
+    ] = None
+    trusted_hosts: Annotated[
+        Names,
+        Field(
+            description="Names under which the API is asked (`Host`), with commas between, `*.` before one for those "
+            "below it; loopback names always are. Unset: only those if HOST is a loopback address, else any."
+        ),
+    ] = None
+    cors_origins: Annotated[
+        Names,
+        Field(
+            description="Origins, such as `https://lab.example`, whose pages may ask the API, with commas between; "
+            "`*` for all. Unset: none but its own."
+        ),
+    ] = None
+    requests_per_minute: Annotated[
+        int | None,
+        Field(
+            ge=1,
+            description="Requests that an API key may make a minute, or a client address where none is needed; more "
+            "are answered 429. Each API process counts its share alone. Unset: any number.",
+        ),
+    ] = None
+    key_queued_jobs: Annotated[
+        int | None,
+        Field(ge=1, description="Jobs of one API key that may wait at a time; one more is answered 429."),
+    ] = None
+    key_stored_bytes: Annotated[
+        int | None,
+        Field(
+            ge=1,
+            description="Bytes of checkpoints of one API key beyond which it submits no more jobs (409).",
+        ),
+    ] = None
     database_url: Annotated[
         SecretStr | None,
         Field(
@@ -120,12 +177,51 @@ class Settings(BaseSettings):
             raise ValueError(f"must begin with one of {', '.join(DATABASES)}")
         return url
 
+    @field_validator("trusted_hosts", "cors_origins", mode="before")
+    @classmethod
+    def _parted(cls, names: object) -> object:
+        if not isinstance(names, str):
+            return names
+        return tuple(filter(None, (name.strip().lower() for name in names.split(",")))) or None
+
+    @field_validator("trusted_hosts")
+    @classmethod
+    def _hosts(cls, hosts: tuple[str, ...] | None) -> tuple[str, ...] | None:
+        for host in hosts or ():
+            if HOST.fullmatch(host) is None:
+                raise ValueError(
+                    "must be names or addresses without a port, such as numeral.example or *.example"
+                )
+        return hosts
+
+    @field_validator("cors_origins")
+    @classmethod
+    def _origins(cls, origins: tuple[str, ...] | None) -> tuple[str, ...] | None:
+        for origin in origins or ():
+            if origin != "*" and ORIGIN.fullmatch(origin) is None:
+                raise ValueError("must be origins such as https://lab.example:8443, without a path, or *")
+        return origins
+
     @model_validator(mode="after")
     def _resolve(self) -> Self:
-        object.__setattr__(self, "home", self.home.expanduser().absolute())
-        if self.data_dir is not None:
-            object.__setattr__(self, "data_dir", self.data_dir.expanduser().absolute())
+        for name in ("home", "data_dir", "admin_key_file"):
+            path: Path | None = getattr(self, name)
+            if path is not None:
+                object.__setattr__(self, name, path.expanduser().absolute())
         return self
+
+    @property
+    def is_local(self) -> bool:
+        """Whether the API listens where only this machine reaches it."""
+        try:
+            return self.host == "localhost" or ipaddress.ip_address(self.host).is_loopback
+        except ValueError:
+            return False
+
+    @property
+    def requires_key(self) -> bool:
+        """Whether requests need an API key."""
+        return self.auth == "on" or (self.auth == "auto" and not self.is_local)
 
     @property
     def database(self) -> str:
@@ -150,4 +246,4 @@ def load() -> Settings:
         return Settings()
     except ValidationError as error:
         wrong = (f"{PREFIX}{str(item['loc'][0]).upper()}: {item['msg']}" for item in error.errors())
-        raise SettingsError("; ".join(wrong)) from error
+        raise SettingsError("; ".join(wrong)) from None  # which would tell the value, a password perhaps

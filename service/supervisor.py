@@ -19,10 +19,10 @@ from types import FrameType
 import httpx
 from filelock import FileLock, Timeout
 
-from service import broker, lifeline
+from service import admin_key, broker, lifeline
 from service.errors import ServiceError
 from service.settings import Settings
-from service.store import schema
+from service.store import schema, workers
 from service.store.database import Database
 
 READY_SECONDS = 120.0
@@ -87,6 +87,7 @@ class Supervisor:
         database = Database(self.settings.database)
         try:
             schema.migrate(database)
+            admin_key.ready(self.settings, database)
         finally:
             database.close()
 
@@ -118,7 +119,7 @@ class Supervisor:
                     raise SupervisorError(f"the {child.name} ended with status {child.process.returncode}")
             try:
                 answer = self._answer()
-            except httpx.HTTPError as error:
+            except (httpx.HTTPError, ServiceError) as error:
                 answer = str(error)
             if not answer:
                 return
@@ -131,7 +132,11 @@ class Supervisor:
         if response.status_code != httpx.codes.OK:
             return response.text
         ours = {str(child.process.pid) for child in self._children if child.name == "worker"}
-        names = [worker["name"] for worker in httpx.get(f"{self.url}/v1/workers", timeout=2).json()["data"]]
+        database = Database(self.settings.database)  # the API would ask for a key
+        try:
+            names = [worker.name for worker in workers.alive(database)]
+        finally:
+            database.close()
         return "" if any(name.split(":")[-2] in ours for name in names) else "no worker is alive yet"
 
     def tend(self) -> None:

@@ -13,8 +13,9 @@ from fastapi.concurrency import contextmanager_in_threadpool
 from fastapi.routing import APIRoute
 from pydantic.json_schema import models_json_schema
 
-from service import queue
+from service import admin_key, queue
 from service.api import (
+    access,
     catalog,
     checkpoints,
     compare,
@@ -22,18 +23,22 @@ from service.api import (
     health,
     inference_protocol,
     jobs,
+    keys,
     models,
+    origins,
     plots,
     predictions,
     previews,
     problems,
     readings,
     reports,
+    scopes,
     streams,
     submissions,
     sweep_pictures,
     sweeps,
 )
+from service.api.access import Access, authorized
 from service.api.bodies import known_parameters
 from service.api.context import Context
 from service.api.examples import Shelf
@@ -56,8 +61,16 @@ COMPONENTS = "#/components/schemas/{model}"
 log = logging.getLogger(__name__)
 
 
+NOUNS = (
+    *(jobs, events, checkpoints, reports, compare, plots, sweeps, sweep_pictures, previews, models),
+    *(predictions, readings, streams, inference_protocol, catalog, keys, health),
+)
+
+
 class Api(FastAPI):
-    """FastAPI whose description also holds what bodies are read by hand, and problems."""
+    """FastAPI whose description also holds what bodies are read by hand, problems, and what keys are for."""
+
+    requires_key = False
 
     def openapi(self) -> dict[str, Any]:
         if self.openapi_schema is None:
@@ -71,12 +84,15 @@ class Api(FastAPI):
                         submissions.JobChange,
                         sweeps.SweepRequest,
                         models.AliasRequest,
+                        keys.KeyRequest,
                         problems.Problem,
                     )
                 ],
                 ref_template=COMPONENTS,
             )
             described["components"]["schemas"] |= extra["$defs"]
+            routers = [noun.router for noun in NOUNS]
+            scopes.describe(described, routers, requires_key=self.requires_key)
         return self.openapi_schema or described
 
 
@@ -102,29 +118,15 @@ def create_app(settings: Settings) -> FastAPI:
         redirect_slashes=False,
         separate_input_output_schemas=False,
         generate_unique_id_function=_operation_id,
-        dependencies=[Depends(known_parameters)],
+        dependencies=[Depends(authorized), Depends(known_parameters)],
     )
+    app.requires_key = settings.requires_key
     problems.install(app)
     app.add_middleware(BodyLimit, settings=settings)
+    access.install(app, scopes.check(noun.router for noun in NOUNS))
+    origins.install(app, settings)
     app.add_middleware(RequestIdentity)  # the last added is the outermost
-    for noun in (
-        jobs,
-        events,
-        checkpoints,
-        reports,
-        compare,
-        plots,
-        sweeps,
-        sweep_pictures,
-        previews,
-        models,
-        predictions,
-        readings,
-        streams,
-        inference_protocol,
-        catalog,
-        health,
-    ):
+    for noun in NOUNS:
         app.include_router(noun.router)
     return app
 
@@ -144,6 +146,7 @@ def _wired(settings: Settings) -> Iterator[Context]:
         closing.callback(db.close)
         schema.migrate(db)
         log.info("the database is %s", db.describe())
+        admin_key.ready(settings, db)
         app = queue.celery(settings)
         closing.callback(app.close)
         doorbell = Doorbell(app)
@@ -156,5 +159,15 @@ def _wired(settings: Settings) -> Iterator[Context]:
         feed, studio, shelf = EventFeed(db), Studio(), Shelf(settings)
         statistics = Statistics()
         yield Context(
-            settings, db, doorbell, classifier, batcher, feed, studio, shelf, statistics, decoding=Lock()
+            settings,
+            db,
+            doorbell,
+            classifier,
+            batcher,
+            feed,
+            studio,
+            shelf,
+            statistics,
+            Access(settings, db),
+            decoding=Lock(),
         )

@@ -6,6 +6,7 @@ from typing import Annotated
 
 from fastapi import Depends, Request
 
+from service.api.access import Access
 from service.api.examples import Shelf
 from service.api.feed import EventFeed
 from service.api.pictures import Studio
@@ -30,6 +31,7 @@ class Context:
     studio: Studio
     shelf: Shelf
     statistics: Statistics
+    access: Access
     decoding: Lock  # one at a time: the weights of a network may be hundreds of megabytes
 
 

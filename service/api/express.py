@@ -6,16 +6,18 @@ and one description: that of the routes in `predictions`."""
 
 import logging
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from fastapi import FastAPI
 from starlette.types import Message, Receive, Scope, Send
 from uuid_utils import uuid7
 
 from service.api import predictions
+from service.api.access import Headed, Visitor
 from service.api.context import Context
-from service.api.limits import REQUEST_ID
+from service.api.limits import POLICY, REQUEST_ID, SECURITY
 from service.api.quick import Pictures, Reader
+from service.api.rates import Header, RateLimited
 from service.batcher import is_light
 from service.classifier import Loaded
 from service.errors import Unavailable
@@ -42,7 +44,8 @@ class Express:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         reference = _reference(scope)
         content_type = None if reference is None else self._content_type(scope["headers"])
-        if reference is None or content_type is None:
+        visitor = None if content_type is None else self.visitor(scope["headers"], scope.get("client"))
+        if reference is None or content_type is None or visitor is None:
             await self._app(scope, receive, send)
             return
         messages, size = [await receive()], 0
@@ -59,9 +62,9 @@ class Express:
         if answer is None:
             await self._app(scope, _again(messages, receive), send)
         else:
-            await _reply(scope, answer, send)
+            await _reply(scope, answer, self.charged(visitor), send)
 
-    def _content_type(self, headers: Iterable[tuple[bytes, bytes]]) -> bytes | None:
+    def _content_type(self, headers: Headed) -> bytes | None:
         """Empty if the request does not say; None if it is to go the long way."""
         found = b""
         for name, value in headers:
@@ -70,6 +73,20 @@ class Express:
             elif name in LONG_WAY or (name == b"content-length" and int(value) > self._limit):
                 return None
         return found
+
+    def visitor(self, headers: Headed, client: tuple[str, int] | None) -> Visitor | None:
+        """Who asks, if they may be answered here."""
+        return self._context.access.visitor(headers, client[0] if client else "")
+
+    def charged(self, visitor: Visitor) -> Sequence[Header]:
+        """Take an answer from the visitor's rate; what is left, as headers."""
+        if visitor.limit is None:
+            return ()
+        try:
+            share = self._context.access.charged(visitor)
+        except RateLimited as error:  # by others that were answered meanwhile
+            share = error.share
+        return () if share is None else share.headers
 
     def at_once(self, reference: str, content_type: bytes, body: bytes) -> bytes | None:
         """The answer to a body of a content type, if nothing is to be waited for."""
@@ -139,23 +156,22 @@ def _again(messages: Iterable[Message], receive: Receive) -> Receive:
     return received
 
 
-async def _reply(scope: Scope, answer: bytes, send: Send) -> None:
-    headers = headers_of(answer, scope["headers"])
+async def _reply(scope: Scope, answer: bytes, share: Sequence[Header], send: Send) -> None:
+    headers = [*headers_of(answer, scope["headers"]), *SECURITY, POLICY, *share]
     await send({"type": "http.response.start", "status": 200, "headers": headers})
     await send({"type": "http.response.body", "body": answer})
 
 
-def headers_of(answer: bytes, asked: Iterable[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
-    """Of an answer to a request with certain headers."""
+def headers_of(answer: bytes, asked: Headed) -> list[Header]:
+    """Of an answer to a request with certain headers, but for those that every answer has."""
     return [
         (b"content-type", b"application/json"),
         (b"content-length", b"%d" % len(answer)),
         (b"x-request-id", _request_id(asked)),
-        (b"x-content-type-options", b"nosniff"),
     ]
 
 
-def _request_id(headers: Iterable[tuple[bytes, bytes]]) -> bytes:
+def _request_id(headers: Headed) -> bytes:
     """As `limits.RequestIdentity` gives it."""
     for name, value in headers:
         if name == b"x-request-id":

@@ -8,6 +8,7 @@ from fastapi import APIRouter, Header, Path, Query, Request, Response
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict, Field
 
+from service.api.access import Submitting
 from service.api.bodies import JsonObject
 from service.api.context import Context, Wired
 from service.api.problems import documented
@@ -237,12 +238,15 @@ def estimated_seconds(spec: TrainingSpec, speed: float) -> float:
 def idempotency_of(
     key: str | None, request: Request, payload: dict[str, Any], *, reuse: bool = False
 ) -> Idempotency | None:
-    """The client's key with a hash of the request that it came with; None without a key."""
+    """The client's key with a hash of the request that it came with; None without a key. Who has an API key shares no
+    names with others."""
     if key is None:
         return None
     canonical = json.dumps(payload, sort_keys=True, separators=(",", ":"))
     text = f"{request.method} {request.url.path}\n{canonical}" + ("\nreuse" if reuse else "")
-    return Idempotency(key, hashlib.sha256(text.encode()).hexdigest())
+    holder = request.scope["state"].get("key")
+    name = key if holder is None else f"{holder.id}:{key}"
+    return Idempotency(name, hashlib.sha256(text.encode()).hexdigest())
 
 
 @router.post(
@@ -274,7 +278,7 @@ def idempotency_of(
                 },
             },
         },
-        **documented(400, 413, 415, 507),
+        **documented(400, 409, 413, 415, 507),
     },
     openapi_extra=_SUBMIT_BODY,
 )
@@ -283,6 +287,7 @@ def create(
     payload: JsonObject,
     request: Request,
     response: Response,
+    submitter: Submitting,
     idempotency_key: KeyHeader = None,
     dry_run: Annotated[bool, Query(description="Only say what the job would come to.")] = False,
     reuse: Annotated[
@@ -319,6 +324,7 @@ def create(
         max_queued=context.settings.max_queued_jobs,
         idempotency=idempotency_of(idempotency_key, request, payload, reuse=reuse),
         reuse=_versions(context, submission.spec) if reuse else None,
+        submitter=submitter,
     )
     headers = {"Location": f"/v1/jobs/{body['id']}"}
     if is_new:

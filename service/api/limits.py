@@ -4,8 +4,9 @@ last net under it."""
 import logging
 import re
 import sys
+from collections.abc import Iterable
 
-from starlette.datastructures import Headers, MutableHeaders
+from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uuid_utils import uuid7
 
@@ -13,6 +14,12 @@ from service.api import problems
 from service.errors import BadRequest, PayloadTooLarge, ServiceError
 from service.settings import Settings
 
+SECURITY = (  # of every answer; a page may have a policy of its own
+    (b"x-content-type-options", b"nosniff"),
+    (b"referrer-policy", b"no-referrer"),
+    (b"cross-origin-resource-policy", b"same-origin"),
+)
+POLICY = (b"content-security-policy", b"default-src 'none'; frame-ancestors 'none'")
 REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 
 log = logging.getLogger(__name__)
@@ -38,9 +45,7 @@ class RequestIdentity:
             nonlocal has_started
             if message["type"] == "http.response.start":
                 has_started = True
-                headers = MutableHeaders(scope=message)
-                headers["X-Request-ID"] = request_id
-                headers["X-Content-Type-Options"] = "nosniff"
+                message["headers"] = _secured(message.get("headers", ()), request_id)
             await send(message)
 
         try:
@@ -51,6 +56,11 @@ class RequestIdentity:
                 raise  # cut the connection: half an answer must not pass for a whole one
             error = ServiceError(f"quote the request id {request_id} to whoever runs this service")
             await problems.render(scope, error)(scope, receive, send_marked)
+
+
+def _secured(headers: Iterable[tuple[bytes, bytes]], request_id: str) -> list[tuple[bytes, bytes]]:
+    marked = [*headers, (b"x-request-id", request_id.encode()), *SECURITY]
+    return marked if any(name == POLICY[0] for name, _ in marked) else [*marked, POLICY]
 
 
 class BodyLimit:

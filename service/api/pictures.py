@@ -14,6 +14,8 @@ from service.errors import Unavailable
 from service.plots import Picture
 
 Kind = Literal["svg", "png", "csv"]
+# opened on its own, a drawing still has its styles and its raster images, and nothing else
+SVG_POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; frame-ancestors 'none'; sandbox"
 MEDIA_TYPES: dict[Kind, str] = {
     "svg": "image/svg+xml",
     "png": "image/png",
@@ -123,4 +125,6 @@ def answer(
     if if_none_match is not None and matches(if_none_match, etag):
         return Response(status_code=304, headers=headers)
     headers["Content-Disposition"] = f'inline; filename="{name}.{kind}"'
+    if kind == "svg":
+        headers["Content-Security-Policy"] = SVG_POLICY
     return Response(content, headers=headers, media_type=MEDIA_TYPES[kind])

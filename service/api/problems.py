@@ -76,7 +76,7 @@ class Problem(BaseModel):
     }
 
 
-_TITLES = {
+TITLES = {  # by status
     cls.status: cls.title for cls in ServiceError.__subclasses__() if cls.__module__ == "service.errors"
 } | {
     507: "There is no room left to store this",
@@ -88,7 +88,7 @@ def documented(*statuses: int) -> dict[int | str, dict[str, Any]]:
     route may: 422 for its parameters, 503 while the database is busy or away."""
     content = {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}}
     return {
-        status: {"description": _TITLES[status], "content": content}
+        status: {"description": TITLES[status], "content": content}
         for status in sorted({*statuses, 422, 503})
     }
 
@@ -96,7 +96,7 @@ def documented(*statuses: int) -> dict[int | str, dict[str, Any]]:
 def of_protocol(*statuses: int) -> dict[int | str, dict[str, Any]]:
     """As `documented`, for a route of the Open Inference Protocol."""
     return {
-        status: {"description": _TITLES[status], "model": InferenceError}
+        status: {"description": TITLES[status], "model": InferenceError}
         for status in sorted({*statuses, 422, 503})
     }
 

@@ -42,11 +42,11 @@ Metadata = Annotated[
 Priority = Annotated[int, Field(ge=0, le=9, description="0 goes first, 9 last.")]
 
 
-class _Payload(BaseModel):
+class Payload(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
 
-class JobRequest(_Payload):
+class JobRequest(Payload):
     """A job with more than its spec. The spec is laid over the preset if both are given."""
 
     preset: Annotated[str | None, Field(description="One of `GET /v1/presets`.")] = None
@@ -57,7 +57,7 @@ class JobRequest(_Payload):
     priority: Priority = DEFAULT_PRIORITY
 
 
-class JobChange(_Payload):
+class JobChange(Payload):
     """What may change; a field left out stays as it is."""
 
     metadata: Annotated[Metadata | None, Field(description="Replaces all that was there.")] = None

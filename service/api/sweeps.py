@@ -10,6 +10,7 @@ from pydantic import BaseModel, Field, model_validator
 
 from service import ranking, sweep
 from service.api import teachers
+from service.api.access import Submitting
 from service.api.bodies import JsonObject
 from service.api.context import Context, Wired
 from service.api.jobs import (
@@ -214,7 +215,7 @@ Cursor = Annotated[str | None, Query(pattern=SWEEP_ID, description="`next` of th
             },
         },
         200: {"model": SweepDryRun, "description": "With `dry_run=true`: what the sweep would come to"},
-        **documented(400, 413, 415, 507),
+        **documented(400, 409, 413, 415, 507),
     },
     openapi_extra=_SUBMIT_BODY,
 )
@@ -223,6 +224,7 @@ def create(
     payload: JsonObject,
     request: Request,
     response: Response,
+    submitter: Submitting,
     idempotency_key: KeyHeader = None,
     dry_run: Annotated[bool, Query(description="Only say what the sweep would come to.")] = False,
 ) -> SweepDryRun | JSONResponse:
@@ -250,6 +252,7 @@ def create(
         max_attempts=context.settings.max_attempts,
         max_queued=context.settings.max_queued_jobs,
         idempotency=idempotency_of(idempotency_key, request, payload),
+        submitter=submitter,
     )
     context.doorbell.ring(*made)
     headers = {"Location": f"/v1/sweeps/{body['id']}"} | ({} if made else {"Idempotent-Replayed": "true"})

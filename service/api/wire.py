@@ -8,8 +8,11 @@ from typing import Any
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from service.api import express
+from service.api.access import Visitor
 from service.api.express import Express
+from service.api.limits import POLICY, SECURITY
 
+_SECURITY = b"".join(b"%s: %s\r\n" % pair for pair in (*SECURITY, POLICY))
 LARGEST = 256 * 1024  # bytes of a body that is kept here until it is whole
 
 
@@ -22,6 +25,7 @@ class Wire(HttpToolsProtocol):
         self._express: Express = self.config.app
         self._parts: list[bytes] | None = None  # of a body whose request may be answered at once
         self._reference, self._content_type = "", b""
+        self._visitor = Visitor()
 
     def on_headers_complete(self) -> None:
         if self._is_plain():
@@ -41,6 +45,15 @@ class Wire(HttpToolsProtocol):
             return
         self._hand_over()
         super().on_message_complete()
+
+    def send_400_response(self, msg: str) -> None:
+        """To what is no HTTP."""
+        text = msg.encode("ascii")
+        head = b"content-type: text/plain; charset=utf-8\r\ncontent-length: %d\r\nconnection: close" % len(
+            text
+        )
+        self.transport.write(b"HTTP/1.1 400 Bad Request\r\n%s%s\r\n\r\n%s" % (_SECURITY, head, text))
+        self.transport.close()
 
     def shutdown(self) -> None:
         self._hand_over()  # so that the request is finished
@@ -66,7 +79,10 @@ class Wire(HttpToolsProtocol):
                 return False
         if reference is None or not 0 < len(length) <= 6 or int(length) > LARGEST:
             return False
-        self._reference, self._content_type = reference, content_type
+        visitor = self._express.visitor(self.headers, self.client)
+        if visitor is None:
+            return False
+        self._reference, self._content_type, self._visitor = reference, content_type, visitor
         return True
 
     def _is_answered(self, body: bytes) -> bool:
@@ -76,11 +92,12 @@ class Wire(HttpToolsProtocol):
         if answer is None:
             return False
         is_kept = self.parser.should_keep_alive()
-        head = [*self.server_state.default_headers, *express.headers_of(answer, self.headers)]
+        share = self._express.charged(self._visitor)
+        head = [*self.server_state.default_headers, *express.headers_of(answer, self.headers), *share]
         if not is_kept:
             head.append((b"connection", b"close"))
         lines = b"".join([b"%s: %s\r\n" % pair for pair in head])
-        self.transport.write(b"HTTP/1.1 200 OK\r\n%s\r\n%s" % (lines, answer))
+        self.transport.write(b"HTTP/1.1 200 OK\r\n%s%s\r\n%s" % (lines, _SECURITY, answer))
         if not is_kept:
             self.transport.close()
         self.on_response_complete()

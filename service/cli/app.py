@@ -1,11 +1,12 @@
 """Every command in one place, in the order in which `numeral --help` lists them. The modules beside this one
 hold them by noun; what is slow to import they import when it is used, so that a command starts at once."""
 
+import os
 from typing import Annotated
 
 import typer
 
-from service.cli import data, jobs, models, pictures, processes, results, sweeps, training
+from service.cli import data, jobs, keys, models, pictures, processes, results, sweeps, training
 
 COMMANDS = (
     *(processes.up, training.train, sweeps.sweep, models.predict, models.read),
@@ -13,7 +14,7 @@ COMMANDS = (
     *(pictures.plot, pictures.preview, data.presets),
     *(processes.doctor, processes.demo, processes.serve, processes.worker, processes.migrate),
 )
-GROUPS = {"jobs": jobs.app, "sweeps": sweeps.app, "models": models.app, "data": data.app}
+GROUPS = {"jobs": jobs.app, "sweeps": sweeps.app, "models": models.app, "data": data.app, "keys": keys.app}
 
 app = typer.Typer(
     name="numeral",
@@ -41,9 +42,18 @@ def options(
     asked: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
     ] = False,
+    api_key: Annotated[
+        str | None,
+        typer.Option(
+            "--api-key",
+            help="For a server that asks for one; better set as NUMERAL_API_KEY, which no list of processes shows.",
+        ),
+    ] = None,
 ) -> None:
     """Train multi-layer perceptrons and read handwritten digits with them."""
     del asked
+    if api_key is not None:
+        os.environ["NUMERAL_API_KEY"] = api_key  # where every client of this process looks for it
 
 
 def main() -> None:

@@ -100,6 +100,7 @@ def save(
         if row is None:
             raise lost(attempt)
         require_pieces(connection, {weights_blob: weights, state_blob: state})
+        values["key_id"] = row.key_id
         return _of(connection.execute(insert(checkpoint).values(values).returning(*checkpoint.c)).one())
 
 
@@ -258,4 +259,4 @@ def resumable(db: Database, job_id: str) -> Iterator[tuple[Checkpoint, bytes, by
 
 
 def _of(row: Any) -> Checkpoint:
-    return Checkpoint(**row._mapping)
+    return Checkpoint(**{name: row._mapping[name] for name in Checkpoint.__dataclass_fields__})

@@ -20,10 +20,11 @@ from sqlalchemy import ColumnElement, Connection, Select, and_, func, insert, or
 
 from service.errors import Conflict, Invalid, NotFound, ServiceError, Unavailable
 from service.spec import TrainingSpec
-from service.store import tables
+from service.store import keys, tables
 from service.store.database import Database, insert_new, now
 from service.store.events import Telling, change, hold, record
 from service.store.identifiers import new_id
+from service.store.keys import Submitter
 from service.store.tables import job
 
 State = Literal["queued", "running", "cancelling", "pausing", "paused", "succeeded", "failed", "cancelled"]
@@ -127,13 +128,15 @@ def submit(
     max_queued: int = 10_000,
     idempotency: Idempotency | None = None,
     reuse: Versions | None = None,
+    submitter: Submitter | None = None,
 ) -> tuple[dict[str, Any], bool]:
     """Accept a job. Returns what `answer` makes of it, and whether it is new: the same idempotency key
     with the same request returns the first answer, kept in the same transaction, so that there is no
     moment in which one exists without the other. With `reuse`, a job that has done the same already is
     answered instead of making one.
 
-    Raises Invalid if the key was used for another request, TooManyQueued over `max_queued`.
+    Raises Invalid if the key was used for another request, TooManyQueued over `max_queued`, and what
+    `keys.require_quota` does.
     """
     with db.write() as connection:
         if idempotency is not None:
@@ -145,9 +148,14 @@ def submit(
             body = answer(found)
             keep_answer(connection, idempotency, body)
             return body, False
-        require_room(connection, 1, max_queued=max_queued)
+        require_room(connection, 1, max_queued=max_queued, submitter=submitter)
         values = first_values(
-            spec, preset=preset, metadata=metadata, priority=priority, max_attempts=max_attempts
+            spec,
+            preset=preset,
+            metadata=metadata,
+            priority=priority,
+            max_attempts=max_attempts,
+            submitter=submitter,
         )
         where = _INSERT.values(queue=queue, queued_at=now(), created_at=now())
         row = connection.execute(where, values).one()
@@ -157,8 +165,12 @@ def submit(
         return body, True
 
 
-def require_room(connection: Connection, count: int, *, max_queued: int) -> None:
-    """Raises TooManyQueued unless so many more jobs may wait."""
+def require_room(
+    connection: Connection, count: int, *, max_queued: int, submitter: Submitter | None = None
+) -> None:
+    """Raises TooManyQueued unless so many more jobs may wait, and what `keys.require_quota` does."""
+    if submitter is not None:
+        keys.require_quota(connection, submitter, count)
     waiting = connection.execute(select(func.count()).where(job.c.state == "queued")).scalar_one()
     if waiting + count > max_queued:
         beside = "" if count == 1 else f", and {count:,} more are over the limit of {max_queued:,}"
@@ -172,6 +184,7 @@ def first_values(
     metadata: Mapping[str, Any] | None,
     priority: int,
     max_attempts: int,
+    submitter: Submitter | None = None,
 ) -> dict[str, Any]:
     """The columns of a new job, but for its queue and the times; its first event is QUEUED."""
     return {
@@ -184,6 +197,7 @@ def first_values(
         "priority": priority,
         "metadata": dict(metadata or {}),
         "max_attempts": max_attempts,
+        "key_id": None if submitter is None else submitter.key_id,
         "progress": {
             "step": 0,
             "steps": None if spec.planned is None else spec.planned.steps,

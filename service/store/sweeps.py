@@ -16,6 +16,7 @@ from service.store.database import Database, now
 from service.store.events import change_all, hold
 from service.store.identifiers import new_id
 from service.store.jobs import ACTIVE, CANCEL, QUEUED, TERMINAL, Idempotency, Job, State
+from service.store.keys import Submitter
 from service.store.tables import job, sweep, sweep_member
 from service.sweep import Member
 
@@ -86,6 +87,7 @@ def submit(
     max_attempts: int,
     max_queued: int,
     idempotency: Idempotency | None = None,
+    submitter: Submitter | None = None,
 ) -> tuple[dict[str, Any], list[Job]]:
     """Accept a sweep and all its jobs, or none of them, in one transaction. Returns what `answer` makes of it,
     and the jobs to ring for: none if the idempotency key has had its answer before.
@@ -96,7 +98,7 @@ def submit(
             earlier = jobs.earlier_answer(connection, idempotency)
             if earlier is not None:
                 return earlier, []
-        jobs.require_room(connection, len(members), max_queued=max_queued)
+        jobs.require_room(connection, len(members), max_queued=max_queued, submitter=submitter)
         row: dict[str, Any] = {
             "id": new_id("sweep"),
             "preset": preset,
@@ -109,7 +111,7 @@ def submit(
             "created_at": connection.execute(select(now())).scalar_one(),
         }
         connection.execute(insert(sweep), row)
-        made = _insert_jobs(connection, members, row, max_attempts=max_attempts)
+        made = _insert_jobs(connection, members, row, max_attempts, submitter)
         _insert_members(connection, members, made)
         body = answer(Sweep(**row, counts={"queued": len(members)}), _members(connection, row["id"]))
         jobs.keep_answer(connection, idempotency, body)
@@ -117,7 +119,11 @@ def submit(
 
 
 def _insert_jobs(
-    connection: Connection, members: Sequence[Member], of: Mapping[str, Any], *, max_attempts: int
+    connection: Connection,
+    members: Sequence[Member],
+    of: Mapping[str, Any],
+    max_attempts: int,
+    submitter: Submitter | None,
 ) -> list[Job]:
     moment = of["created_at"]
     devices = {member.spec.device for member in members}
@@ -129,6 +135,7 @@ def _insert_jobs(
             metadata=of["metadata"],
             priority=of["priority"],
             max_attempts=max_attempts,
+            submitter=submitter,
         )
         | {
             "sweep_id": of["id"],

@@ -59,6 +59,7 @@ job = Table(
     Column("spec_sha256", String(64)),  # of the canonical spec
     Column("code_version", String(64)),  # of the engine that trained it to its end
     Column("sweep_id", _id),
+    Column("key_id", _id),  # of the API key that asked for it
     Column("last_event", Integer, nullable=False, default=0),
     Column("queued_at", Double, nullable=False),
     Column("rung_at", Double),  # when its message was last sent again
@@ -80,6 +81,13 @@ job = Table(
         "id",
         sqlite_where=text("sweep_id IS NOT NULL"),
         postgresql_where=text("sweep_id IS NOT NULL"),
+    ),
+    Index(
+        "ix_job_key_id_state",
+        "key_id",
+        "state",
+        sqlite_where=text("key_id IS NOT NULL"),
+        postgresql_where=text("key_id IS NOT NULL"),
     ),
     Index(
         "ix_job_deleted_at",
@@ -178,7 +186,14 @@ checkpoint = Table(
     Column("state_blob", _id, unique=True),
     Column("state_sha256", String(64)),
     Column("state_size", BigInteger),
+    Column("key_id", _id),  # as of its job, which may be deleted
     Column("created_at", Double, nullable=False),
+    Index(
+        "ix_checkpoint_key_id",
+        "key_id",
+        sqlite_where=text("key_id IS NOT NULL"),
+        postgresql_where=text("key_id IS NOT NULL"),
+    ),
 )
 
 chunk = Table(
@@ -256,4 +271,20 @@ worker = Table(
     Column("job_id", _id),
     Column("started_at", Double, nullable=False),
     Column("seen_at", Double, nullable=False),
+)
+
+api_key = Table(  # of a key's text only the id, with which it begins, and a digest
+    "api_key",
+    metadata,
+    Column("id", _id, primary_key=True),
+    Column("name", String(100), nullable=False),
+    Column("digest", LargeBinary, nullable=False),  # SHA-256
+    Column("scopes", String(100), nullable=False),  # comma-separated
+    Column("max_queued_jobs", Integer),  # null: as the settings have it
+    Column("max_stored_bytes", BigInteger),
+    Column("requests_per_minute", Integer),
+    Column("created_at", Double, nullable=False),
+    Column("last_used_at", Double),  # to the minute
+    Column("expires_at", Double),
+    Column("revoked_at", Double),
 )

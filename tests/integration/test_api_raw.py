@@ -19,7 +19,7 @@ def sent(live: Live, data: bytes, *, then_close: bool = False) -> bytes:
 
 def post(headers: str, body: bytes) -> bytes:
     return (
-        f"POST /v1/jobs HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n{headers}\r\n".encode()
+        f"POST /v1/jobs HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n{headers}\r\n".encode()
         + body
     )
 

@@ -176,7 +176,9 @@ def connected(live: Live) -> socket.socket:
     """A connection with an open stream."""
     host, port = live.server.servers[0].sockets[0].getsockname()[:2]
     connection = socket.create_connection((host, port), timeout=20)
-    connection.sendall(f"POST {STREAM} HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n".encode())
+    connection.sendall(
+        f"POST {STREAM} HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n".encode()
+    )
     return connection
 
 
@@ -201,7 +203,7 @@ def test_a_line_is_answered_before_the_next_one_comes(reading: Live) -> None:
 def test_a_client_that_waits_to_be_told_to_go_on_is_told(reading: Live) -> None:
     host, port = reading.server.servers[0].sockets[0].getsockname()[:2]
     line = json.dumps(digit(1).tolist()).encode()
-    head = f"POST {STREAM} HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\nContent-Length: {len(line)}\r\n\r\n"
+    head = f"POST {STREAM} HTTP/1.1\r\nHost: localhost\r\nExpect: 100-continue\r\nContent-Length: {len(line)}\r\n\r\n"
     with closing(socket.create_connection((host, port), timeout=20)) as connection:
         connection.sendall(head.encode())
         assert connection.recv(65536).startswith(b"HTTP/1.1 100 ")
@@ -242,7 +244,9 @@ def test_a_long_stream_takes_no_more_memory_than_a_short_one(reading: Live) -> N
         process = psutil.Process()
         host, port = reading.server.servers[0].sockets[0].getsockname()[:2]
         reader, writer = await asyncio.open_connection(host, port, limit=2**20)
-        writer.write(f"POST {STREAM} HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n".encode())
+        writer.write(
+            f"POST {STREAM} HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n".encode()
+        )
 
         async def send() -> None:
             async for data in body():

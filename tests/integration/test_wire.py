@@ -40,7 +40,7 @@ def answers(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
 
 
 def request(body: bytes = JSON, *headers: str, path: str = "/v1/predict", version: str = "1.1") -> bytes:
-    lines = [f"POST {path} HTTP/{version}", "Host: x", f"Content-Length: {len(body)}", *headers]
+    lines = [f"POST {path} HTTP/{version}", "Host: localhost", f"Content-Length: {len(body)}", *headers]
     return "\r\n".join(lines).encode() + b"\r\n\r\n" + body
 
 
@@ -145,7 +145,7 @@ def test_chunks_and_large_bodies_go_the_long_way(reading: Live, answers: list[bo
     chunks = b"".join(b"%x\r\n%s\r\n" % (len(part), part) for part in (JSON[:99], JSON[99:])) + b"0\r\n\r\n"
     with connected(reading) as connection:
         connection.sendall(
-            b"POST /v1/predict HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n" + chunks
+            b"POST /v1/predict HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n" + chunks
         )
         assert label(answer(connection)) == 7
         connection.sendall(request(b" " * 300_000 + JSON))

@@ -1,5 +1,6 @@
 """Settings are checked at start, and each mistake names its variable."""
 
+import traceback
 from pathlib import Path
 
 import pytest
@@ -26,6 +27,12 @@ def test_the_defaults_need_no_environment(monkeypatch: pytest.MonkeyPatch) -> No
         ("NUMERAL_DEVICE", "tpu"),
         ("NUMERAL_LEASE_SECONDS", "nan"),
         ("NUMERAL_LOG_LEVEL", "loud"),
+        ("NUMERAL_AUTH", "maybe"),
+        ("NUMERAL_REQUESTS_PER_MINUTE", "0"),
+        ("NUMERAL_TRUSTED_HOSTS", "https://lab.example"),
+        ("NUMERAL_TRUSTED_HOSTS", "lab.example:8000"),
+        ("NUMERAL_CORS_ORIGINS", "lab.example"),
+        ("NUMERAL_CORS_ORIGINS", "https://lab.example/page"),
     ],
 )
 def test_a_mistake_names_its_variable(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
@@ -43,6 +50,40 @@ def test_secrets_do_not_show(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(SettingsError) as refusal:
         settings.load()
     assert "hunter2" not in str(refusal.value)
+    monkeypatch.setenv("NUMERAL_DATABASE_URL", "mysql://u:hunter2@h/d")
+    with pytest.raises(SettingsError) as refusal:
+        settings.load()
+    assert "hunter2" not in "".join(traceback.format_exception(refusal.value))
+
+
+def test_lists_have_commas_between(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NUMERAL_TRUSTED_HOSTS", "lab.Example, *.lab.example,")
+    monkeypatch.setenv("NUMERAL_CORS_ORIGINS", "https://lab.example:8443,http://[::1]:3000")
+    loaded = settings.load()
+    assert loaded.trusted_hosts == ("lab.example", "*.lab.example")
+    assert loaded.cors_origins == ("https://lab.example:8443", "http://[::1]:3000")
+
+
+@pytest.mark.parametrize(
+    ("host", "auth", "requires"),
+    [
+        ("127.0.0.1", "auto", False),
+        ("127.8.8.8", "auto", False),
+        ("::1", "auto", False),
+        ("localhost", "auto", False),
+        ("0.0.0.0", "auto", True),  # noqa: S104
+        ("::", "auto", True),
+        ("", "auto", False),
+        ("192.0.2.1", "auto", True),
+        ("lab.example", "auto", True),
+        ("192.0.2.1", "off", False),
+        ("127.0.0.1", "on", True),
+    ],
+)
+def test_where_a_key_is_needed(monkeypatch: pytest.MonkeyPatch, host: str, auth: str, requires: bool) -> None:
+    monkeypatch.setenv("NUMERAL_HOST", host)
+    monkeypatch.setenv("NUMERAL_AUTH", auth)
+    assert settings.load().requires_key is requires
 
 
 def test_an_empty_variable_is_an_unset_one(monkeypatch: pytest.MonkeyPatch) -> None:
