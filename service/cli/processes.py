@@ -2,11 +2,15 @@
 
 import os
 import sys
+from typing import TYPE_CHECKING
 
 import typer
 from rich.table import Table
 
 from service.cli.terminal import Json, err, show, told
+
+if TYPE_CHECKING:
+    from service.settings import Settings
 
 
 @told
@@ -31,7 +35,23 @@ def serve() -> None:
 
     loaded = settings.load()
     logs.configure(loaded, "api")
+    if loaded.requires_key:
+        _require_admin(loaded)
     run(loaded)
+
+
+def _require_admin(loaded: "Settings") -> None:
+    """Before anything listens, so that what is missing is a sentence and not the end of a traceback."""
+    from service import admin_key
+    from service.store import schema
+    from service.store.database import Database
+
+    database = Database(loaded.database)
+    try:
+        schema.migrate(database)
+        admin_key.ready(loaded, database)
+    finally:
+        database.close()
 
 
 @told

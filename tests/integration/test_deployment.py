@@ -23,7 +23,7 @@ import pytest
 import yaml
 
 from service import settings
-from service.client import Client
+from service.client import ApiError, Client
 from tests.conftest import missing
 
 ROOT = Path(__file__).parents[2]
@@ -323,6 +323,14 @@ def test_the_port_is_published_on_this_machine_alone_unless_told() -> None:
     assert told["services"]["api"]["ports"] == ["192.0.2.1:80:8000"]
 
 
+def test_a_key_is_needed_unless_somebody_says_otherwise() -> None:
+    environment = environment_of("api")
+    assert environment["NUMERAL_AUTH"] == "on"
+    assert environment["NUMERAL_ADMIN_KEY_FILE"] == "/var/lib/numeral/admin.key"
+    told = interpolated(WRITTEN, {"NUMERAL_AUTH": "off"})
+    assert told["services"]["api"]["environment"]["NUMERAL_AUTH"] == "off"
+
+
 def test_the_gpu_is_reserved_by_its_profile_alone() -> None:
     assert [name for name, service in SERVICES.items() if "profiles" in service] == ["worker-gpu"]
     gpu = SERVICES["worker-gpu"]
@@ -392,6 +400,10 @@ class Deployment:
         )
         if "NUMERAL_HOST" in ours:
             ours["NUMERAL_HOST"] = "127.0.0.1"
+        if "NUMERAL_ADMIN_KEY_FILE" in ours:
+            folder, _, file = ours["NUMERAL_ADMIN_KEY_FILE"].rpartition("/")
+            assert folder == environment_of(name)["NUMERAL_HOME"]  # which is on the volume
+            ours["NUMERAL_ADMIN_KEY_FILE"] = str(self.home / file)
         return plain | ours
 
     def is_healthy(self, name: str) -> bool:
@@ -508,7 +520,10 @@ def test_the_deployment_trains_and_leaves_nothing_behind(deployment: Deployment)
     running = start_in_order(deployment)
     assert set(running) == {"redis", "api", "worker"}
 
-    with Client(f"http://127.0.0.1:{deployment.api_port}") as client:
+    url = f"http://127.0.0.1:{deployment.api_port}"
+    with Client(url) as nobody, pytest.raises(ApiError, match="send an API key"):
+        nobody.jobs.list()
+    with Client(url, api_key=(deployment.home / "admin.key").read_text()) as client:
         job = client.jobs.create(TINY_JOB)
         eventually(lambda: client.jobs.get(job.id).ended, 60, lambda: deployment.said("worker"))
         assert client.jobs.get(job.id).state == "succeeded"
