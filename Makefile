@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/uv pip install --quiet --python $(BIN)/python --constraint constraints.txt --editable
 
-.PHONY: demo test check bench clean
+.PHONY: demo test check audit bench clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.train  ## train the lecture's first classifier and read twenty digits with it
@@ -19,6 +19,9 @@ check: $(VENV)/.dev  ## format, lint, types, import contracts, dead dependencies
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/deptry .
+
+audit: | $(BIN)/uv  ## known vulnerabilities of what is pinned; asks an advisory service
+	$(BIN)/uvx --quiet pip-audit --requirement constraints.txt --no-deps --disable-pip --strict
 
 bench: $(VENV)/.bench  ## the claims of speed, each as a ratio taken in one run
 	$(BIN)/python -m bench

@@ -12,6 +12,7 @@ BENCHMARKS: dict[str, tuple[str, ...]] = {
     "confidence": (),
     "reading": (),
     "serving": (),
+    "hostile": (),
     "training": ("--quick",),  # all of it takes half an hour
     "lecture": ("--quick",),  # all of it takes hours
 }

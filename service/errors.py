@@ -3,6 +3,7 @@ remedy. They are rendered once, as RFC 9457 problem+json, by `service.api.proble
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Self
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,11 @@ class ServiceError(Exception):
         self.code = code or type(self).code
         self.errors = tuple(errors)
         self.headers = dict(headers or {})
+
+    def kept(self) -> Self:
+        """Itself, to be told later: a traceback would keep alive what its frames hold, pictures of megabytes."""
+        self.__cause__ = self.__context__ = None
+        return self.with_traceback(None)
 
 
 class BadRequest(ServiceError):

@@ -61,7 +61,7 @@ def _outcome(archive: ZipFile, info: ZipInfo, max_bytes: int) -> bytes | Service
     try:
         return _content(archive, info, max_bytes)
     except ServiceError as error:
-        return error
+        return error.kept()
 
 
 def _content(archive: ZipFile, info: ZipInfo, max_bytes: int) -> bytes:

@@ -1,6 +1,7 @@
 """From the body of a prediction request to digits, whatever way the images came."""
 
 import base64
+import binascii
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -57,8 +58,9 @@ class Way:
         if upload.form is not None:
             return _asking(self._form(upload.form), upload.form.fields)
         if upload.is_json:
-            payload = bodies.decode(upload.raw)
-            return _asking(self._json(payload), payload)
+            with bodies.alone(upload.raw):
+                payload = bodies.decode(upload.raw)
+                return _asking(self._json(payload), payload)
         if upload.raw.startswith(archives.MAGIC):
             return self._archive(upload.raw)
         if not upload.raw:
@@ -247,10 +249,18 @@ class _Mixed:
 def _from_base64(text: str, place: str) -> bytes:
     data = text.partition(",")[2] if text[:5].lower() == "data:" else text
     try:
-        return base64.b64decode("".join(data.split()), validate=True)
+        return _decoded(data)
     except ValueError as error:
         detail = f"is text but not base64 of an image file: {error}"
         raise Invalid(f"an image {detail}", code="bad_base64", errors=[FieldError(place, detail)]) from None
+
+
+def _decoded(text: str) -> bytes:
+    """Without a copy of the text, unless it has white space in it. Raises ValueError."""
+    try:
+        return binascii.a2b_base64(text, strict_mode=True)
+    except binascii.Error:
+        return base64.b64decode("".join(text.split()), validate=True)
 
 
 @contextmanager
@@ -268,7 +278,7 @@ def _outcome(read: Callable[[], Batch], on_error: OnError) -> Batch | ServiceErr
     except ServiceError as error:
         if on_error == "batch" or error.status >= 500:
             raise
-        return error
+        return error.kept()
 
 
 def _joined(outcomes: Sequence[Batch | ServiceError]) -> Batch:

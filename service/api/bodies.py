@@ -2,14 +2,21 @@
 it has passed here."""
 
 import json
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from typing import Annotated, Any, Never
 
 from fastapi import Depends, Request
 
 from service.api import problems
-from service.errors import BadRequest, FieldError, Invalid, UnsupportedMedia
+from service.errors import BadRequest, FieldError, Invalid, PayloadTooLarge, UnsupportedMedia
 
 MAX_DEPTH = 32
+# what a document may hold, numbers and lists as one each and names as eight: about a tenth of a kilobyte each
+MAX_VALUES = 2**21
+LARGE = 2**20  # bytes of a document, from which on one is read at a time
+_reading = threading.Lock()
 
 
 class MalformedJson(BadRequest):
@@ -33,13 +40,31 @@ def is_json(media: str) -> bool:
 
 
 def decode(raw: bytes, what: str = "the body") -> Any:
-    """JSON as RFC 8259 has it: no NaN, no infinity, no key twice. Raises MalformedJson."""
+    """JSON as RFC 8259 has it: no NaN, no infinity, no key twice. Raises MalformedJson, and PayloadTooLarge for more
+    than MAX_VALUES, which take many times the memory that their text does."""
+    if len(raw) > LARGE and _values(raw) > MAX_VALUES:
+        raise PayloadTooLarge(
+            f"{what} holds more than {MAX_VALUES:,} numbers: send them in parts, or images as bytes "
+            "(application/octet-stream)",
+            code="too_many_values",
+        )
     try:
         return json.loads(raw.decode(), parse_constant=_refuse_constant, object_pairs_hook=_unique)
     except RecursionError:
         raise MalformedJson("the JSON is nested too deeply") from None
     except ValueError as error:
         raise MalformedJson(f"{what} is not JSON: {error}") from None
+
+
+def _values(raw: bytes) -> int:
+    return raw.count(b",") + raw.count(b"[") + 8 * (raw.count(b":") + raw.count(b"{"))
+
+
+@contextmanager
+def alone(raw: bytes) -> Iterator[None]:
+    """For what is done with a large document, the block is entered by one thread at a time."""
+    with _reading if len(raw) > LARGE else nullcontext():
+        yield
 
 
 def _refuse_constant(name: str) -> Never:

@@ -6,7 +6,8 @@ and one description: that of the routes in `predictions`."""
 
 import logging
 import re
-from collections.abc import Iterable, Sequence
+from collections import deque
+from collections.abc import Sequence
 
 from fastapi import FastAPI
 from starlette.types import Message, Receive, Scope, Send
@@ -48,7 +49,7 @@ class Express:
         if reference is None or content_type is None or visitor is None:
             await self._app(scope, receive, send)
             return
-        messages, size = [await receive()], 0
+        messages, size = deque([await receive()]), 0
         while messages[-1].get("more_body") and size <= self._limit:
             size += len(messages[-1].get("body", b""))
             messages.append(await receive())
@@ -59,6 +60,7 @@ class Express:
                 answer = await self._answer(reference, content_type, body)
             except Exception:
                 log.exception("%s is answered the long way", scope["path"])
+            del body  # a second one of perhaps many megabytes
         if answer is None:
             await self._app(scope, _again(messages, receive), send)
         else:
@@ -145,13 +147,11 @@ def reference_of(path: bytes) -> str | None:
     return reference.decode() if _REFERENCE.fullmatch(reference) else None
 
 
-def _again(messages: Iterable[Message], receive: Receive) -> Receive:
-    """What was received, once more, and then what is still to come."""
-    waiting = iter(messages)
+def _again(messages: deque[Message], receive: Receive) -> Receive:
+    """What was received, once more, and then what is still to come. Nothing is kept of it here."""
 
     async def received() -> Message:
-        message = next(waiting, None)
-        return await receive() if message is None else message
+        return messages.popleft() if messages else await receive()
 
     return received
 

@@ -5,13 +5,14 @@ import logging
 import re
 import sys
 from collections.abc import Iterable
+from dataclasses import dataclass
 
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uuid_utils import uuid7
 
 from service.api import problems
-from service.errors import BadRequest, PayloadTooLarge, ServiceError
+from service.errors import BadRequest, PayloadTooLarge, ServiceError, Unavailable
 from service.settings import Settings
 
 SECURITY = (  # of every answer; a page may have a policy of its own
@@ -20,6 +21,7 @@ SECURITY = (  # of every answer; a page may have a policy of its own
     (b"cross-origin-resource-policy", b"same-origin"),
 )
 POLICY = (b"content-security-policy", b"default-src 'none'; frame-ancestors 'none'")
+SMALL = 256 * 1024  # bytes of a body that is taken however many others there are
 REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 
 log = logging.getLogger(__name__)
@@ -65,11 +67,13 @@ def _secured(headers: Iterable[tuple[bytes, bytes]], request_id: str) -> list[tu
 
 class BodyLimit:
     """Refuses a body over the limit before it is parsed: at once if its Content-Length says so, else as
-    soon as more has come. Also refuses NUL characters in an address, which no database stores."""
+    soon as more has come. All bodies together have little more room than the largest. Also refuses NUL characters in
+    an address, which no database stores."""
 
     def __init__(self, app: ASGIApp, settings: Settings) -> None:
         self._app = app
         self._settings = settings
+        self._intake = _Intake(max(settings.max_body_bytes, settings.max_json_bytes) * 5 // 4)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -85,7 +89,8 @@ class BodyLimit:
         if refusal is not None:
             await problems.render(scope, refusal)(scope, receive, send)
             return
-        await _Counted(limit, setting, receive, send).run(self._app, scope)
+        intake = None if limit == sys.maxsize else self._intake
+        await _Counted(limit, setting, intake, receive, send).run(self._app, scope)
 
     def _limit(self, path: str) -> tuple[int, str]:
         if path.endswith("/predict/stream"):
@@ -95,24 +100,48 @@ class BodyLimit:
         return self._settings.max_json_bytes, "NUMERAL_MAX_JSON_BYTES"
 
 
-class _Counted:
-    """One request whose body is counted as it comes."""
+@dataclass
+class _Intake:
+    """Bytes of bodies that may be in memory at a time, and that are."""
 
-    def __init__(self, limit: int, setting: str, receive: Receive, send: Send) -> None:
+    size: int
+    held: int = 0
+
+
+class _Counted:
+    """One request whose body is counted as it comes; those of a stream are not held."""
+
+    def __init__(
+        self, limit: int, setting: str, intake: _Intake | None, receive: Receive, send: Send
+    ) -> None:
         self._limit = limit
         self._setting = setting
+        self._intake = intake
         self._receive = receive
         self._send = send
         self._received = 0
         self._has_started = False
 
     async def run(self, app: ASGIApp, scope: Scope) -> None:
-        await app(scope, self._counting_receive, self._noting_send)
+        try:
+            await app(scope, self._counting_receive, self._noting_send)
+        finally:
+            if self._intake is not None:
+                self._intake.held -= self._received
 
     async def _counting_receive(self) -> Message:
         message = await self._receive()
         if message["type"] == "http.request":
-            self._received += len(message.get("body", b""))
+            size = len(message.get("body", b""))
+            self._received += size
+            if self._intake is not None:
+                self._intake.held += size
+                if self._intake.held > self._intake.size and self._received > SMALL:
+                    raise Unavailable(
+                        f"bodies of {self._intake.size:,} bytes together are being read: try again",
+                        retry_after=1,
+                        code="busy_uploads",
+                    )
             if self._received > self._limit:
                 if self._has_started:
                     return {"type": "http.disconnect"}

@@ -8,6 +8,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 from math import ceil
 
 from service.errors import TooManyRequests
@@ -76,6 +77,7 @@ class RateLimited(TooManyRequests):
         self.share = share
 
 
+@lru_cache(KEPT)
 def network_of(address: str) -> str:
     """What counts as one client: an IPv4 address, or the 64 bits of an IPv6 one that a client chooses freely below."""
     try:

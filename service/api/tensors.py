@@ -68,7 +68,12 @@ def decode(body: bytes, header_length: str | None, *, max_images: int) -> Infere
     """Read the body of a request; `header_length` is its Inference-Header-Content-Length. Raises BadRequest,
     and PayloadTooLarge for more images than are allowed."""
     text, binary = _parted(body, header_length)
-    request = fields(bodies.decode(text), "the request", REQUEST_FIELDS)
+    with bodies.alone(text):
+        return _decoded(bodies.decode(text), binary, max_images)
+
+
+def _decoded(document: object, binary: bytes | None, max_images: int) -> Inference:
+    request = fields(document, "the request", REQUEST_FIELDS)
     given = parameters(request, "the request", REQUEST_PARAMETERS)
     scale = given.get("scale", "byte")
     if scale not in SCALES:

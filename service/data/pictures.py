@@ -1,6 +1,8 @@
 """Bytes of an image file -> grey levels. What is hostile, too large or no picture is refused here."""
 
 import contextlib
+import threading
+from collections.abc import Iterator
 from dataclasses import dataclass
 from io import BytesIO
 from typing import TypeVar
@@ -26,6 +28,23 @@ COLOURED_ABOVE = 24  # levels between the channels of a pixel
 ONE_COLOUR_WITHIN = 24
 VISIBLE_ABOVE = 64  # of alpha
 VARIED_ABOVE = 16
+
+MAX_DECODED = 96 * 1024**2  # bytes that pictures take while they are decoded, all of a process together
+_PER_ROW, _PER_ROW_OF_DATA = (
+    40,
+    3,
+)  # bytes that a row costs beside its pixels, and copies of one as the file has it
+_PER_PIXEL = {
+    "1": 2,
+    "L": 1,
+    "P": 9,
+    "LA": 8,
+    "RGBA": 8,
+    "RGB": 4,
+    "CMYK": 8,
+}  # with what is made of them at once
+_PER_PIXEL_OF_OTHERS, _PER_PIXEL_OF_WEBP = 8, 16
+_PER_PIXEL_PROGRESSIVE = 2  # of each channel: all coefficients of a JPEG before the first pixel
 
 _OPENERS: dict[str, type[ImageFile]] = {"PNG": PngImageFile, "JPEG": JpegImageFile, "WebP": WebPImageFile}
 _MAGIC = (
@@ -94,23 +113,73 @@ def kind_of(image: bytes) -> str:
     return "text" if image[:64].isascii() and b"\0" not in image[:64] else "unknown bytes"
 
 
+class _Room:
+    """The memory that pictures have while they are decoded: who asks for more than is left waits, in turn."""
+
+    def __init__(self, size: int) -> None:
+        self._left = size
+        self._turn = threading.Lock()
+        self._changed = threading.Condition()
+
+    @contextlib.contextmanager
+    def taken(self, size: int) -> Iterator[None]:
+        """Raises PayloadTooLarge for more than there is."""
+        if size > MAX_DECODED:
+            raise PayloadTooLarge(
+                f"decoding this picture takes {size / 1e6:,.0f} MB of memory, the limit is {MAX_DECODED / 1e6:,.0f}: "
+                "send it smaller, or as a JPEG that is not progressive",
+                code="image_too_large",
+            )
+        with self._turn, self._changed:
+            self._changed.wait_for(lambda: self._left >= size)
+            self._left -= size
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._left += size
+                self._changed.notify()
+
+
+_ROOM = _Room(MAX_DECODED)
+
+
 def _decode(opener: type[ImageFile], image: bytes, max_pixels: int, side: int) -> Picture:
     # The plugins are called without Image.open, whose limit is a global of the process and a warning.
-    if opener is WebPImageFile:  # its plugin reserves the whole canvas when it opens a file
-        _check_size(_webp_size(image), max_pixels)
+    if opener is not WebPImageFile:
+        return _opened(opener, image, max_pixels, side)
+    size = _webp_size(image)  # its plugin reserves the whole canvas when it opens a file
+    _check_size(size, max_pixels)
+    with _ROOM.taken(size[0] * size[1] * _PER_PIXEL_OF_WEBP):
+        return _opened(opener, image, max_pixels, side)
+
+
+def _opened(opener: type[ImageFile], image: bytes, max_pixels: int, side: int) -> Picture:
     with opener(BytesIO(image)) as picture:
         size = picture.size
         _check_size(size, max_pixels)
         if getattr(picture, "n_frames", 1) > 1:
             raise Invalid("this picture is animated: send one frame", code="several_frames")
         picture.draft(None, (side, side))  # JPEG alone can be decoded smaller
-        picture.load()
-        small = _simple(_reduced(picture, side))
+        has_room = opener is WebPImageFile
+        with contextlib.nullcontext() if has_room else _ROOM.taken(_memory(picture, size)):
+            picture.load()
+            small = _simple(_reduced(picture, side))
     with contextlib.suppress(Exception):  # damaged metadata spoils no picture
         if small.getexif().get(ExifTags.Base.Orientation, 1) >= 5:  # lies on its side
             size = size[::-1]
         ImageOps.exif_transpose(small, in_place=True)
     return Picture(_grey(small, side), *size)
+
+
+def _memory(picture: ImageFile, size: tuple[int, int]) -> int:
+    """Bytes that it takes at most to decode a picture of a file of that size and to bring it down."""
+    width, height = picture.size
+    per_pixel = _PER_PIXEL.get(picture.mode, _PER_PIXEL_OF_OTHERS)
+    pixels = height * (width * per_pixel + _PER_ROW) + width * per_pixel * _PER_ROW_OF_DATA
+    if not picture.info.get("progressive"):
+        return pixels
+    return pixels + size[0] * size[1] * len(picture.getbands()) * _PER_PIXEL_PROGRESSIVE
 
 
 def _check_size(size: tuple[int, int], max_pixels: int) -> None:
