@@ -2,7 +2,7 @@
 real `numeral serve`, whose resident memory is watched meanwhile. Bounds: no answer of 500 or above but 503, and at most
 150 MB over idle.
 
-    python -m bench.hostile [--together 4]
+    python -m bench.hostile [--together 4] [--only json]
 """
 
 import argparse
@@ -73,7 +73,7 @@ def serving(home: Path) -> tuple["subprocess.Popen[bytes]", str]:
     raise SystemExit("the server did not start")
 
 
-def measure(home: Path, together: int) -> int:
+def measure(home: Path, together: int, only: str) -> int:
     register(home, WIDTHS["small"])
     process, url = serving(home)
     try:
@@ -85,7 +85,7 @@ def measure(home: Path, together: int) -> int:
             idle = watch.now()
             print(f"idle: {idle / 1e6:.0f} MB")
             worst, odd = 0.0, 0
-            for attack in corpus():
+            for attack in (one for one in corpus() if only in one.name):
                 watch.most = 0
                 began = time.monotonic()
                 statuses = Counter(pool.map(lambda _, one=attack: post(http, one), range(together)))
@@ -115,9 +115,10 @@ def measure(home: Path, together: int) -> int:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--together", type=int, default=4, help="Posts of one body at a time.")
+    parser.add_argument("--only", default="", help="Those with this in their name.")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as home:
-        return measure(Path(home), arguments.together)
+        return measure(Path(home), arguments.together, arguments.only)
 
 
 if __name__ == "__main__":

@@ -155,16 +155,17 @@ def _decode(opener: type[ImageFile], image: bytes, max_pixels: int, side: int) -
 
 
 def _opened(opener: type[ImageFile], image: bytes, max_pixels: int, side: int) -> Picture:
-    with opener(BytesIO(image)) as picture:
-        size = picture.size
-        _check_size(size, max_pixels)
-        if getattr(picture, "n_frames", 1) > 1:
-            raise Invalid("this picture is animated: send one frame", code="several_frames")
-        picture.draft(None, (side, side))  # JPEG alone can be decoded smaller
-        has_room = opener is WebPImageFile
-        with contextlib.nullcontext() if has_room else _ROOM.taken(_memory(picture, size)):
-            picture.load()
-            small = _simple(_reduced(picture, side))
+    picture = opener(BytesIO(image))
+    size = picture.size
+    _check_size(size, max_pixels)
+    if getattr(picture, "n_frames", 1) > 1:
+        raise Invalid("this picture is animated: send one frame", code="several_frames")
+    picture.draft(None, (side, side))  # JPEG alone can be decoded smaller
+    has_room = opener is WebPImageFile
+    with contextlib.nullcontext() if has_room else _ROOM.taken(_memory(picture, size)):
+        picture.load()
+        small = _simple(_reduced(picture, side))
+        del picture  # before its room is another's
     with contextlib.suppress(Exception):  # damaged metadata spoils no picture
         if small.getexif().get(ExifTags.Base.Orientation, 1) >= 5:  # lies on its side
             size = size[::-1]
