@@ -13,8 +13,10 @@ from service.api import problems
 from service.errors import BadRequest, FieldError, Invalid, PayloadTooLarge, UnsupportedMedia
 
 MAX_DEPTH = 32
-# what a document may hold, numbers and lists as one each and names as eight: about a tenth of a kilobyte each
-MAX_VALUES = 2**21
+# what a document may hold, numbers and lists as one each and names as eight, each 32 bytes or so: 4,096 images of numbers
+MAX_VALUES = 3_300_000
+MAX_VALUES_OF_REQUESTS = 2**18  # a spec or a sweep
+SMALL = 2**16  # bytes of a document that is not counted
 LARGE = 2**20  # bytes of a document, from which on one is read at a time
 _reading = threading.Lock()
 
@@ -39,12 +41,12 @@ def is_json(media: str) -> bool:
     return media == "application/json" or (media.startswith("application/") and media.endswith("+json"))
 
 
-def decode(raw: bytes, what: str = "the body") -> Any:
+def decode(raw: bytes, what: str = "the body", *, most: int = MAX_VALUES) -> Any:
     """JSON as RFC 8259 has it: no NaN, no infinity, no key twice. Raises MalformedJson, and PayloadTooLarge for more
-    than MAX_VALUES, which take many times the memory that their text does."""
-    if len(raw) > LARGE and _values(raw) > MAX_VALUES:
+    than so many values, which take many times the memory that their text does."""
+    if len(raw) > SMALL and _values(raw) > most:
         raise PayloadTooLarge(
-            f"{what} holds more than {MAX_VALUES:,} numbers: send them in parts, or images as bytes "
+            f"{what} holds more than {most:,} values: send them in parts, or images as bytes "
             "(application/octet-stream)",
             code="too_many_values",
         )
@@ -89,7 +91,7 @@ async def _object(request: Request, raw: RawBody) -> dict[str, Any]:
         raise UnsupportedMedia(
             f"found {media or 'no Content-Type'}: send application/json", code="unsupported_media_type"
         )
-    payload = decode(raw)
+    payload = decode(raw, most=MAX_VALUES_OF_REQUESTS)
     if not isinstance(payload, dict):
         raise Invalid(
             "the body must be a JSON object", code="not_an_object", errors=[FieldError("#", "not an object")]

@@ -163,7 +163,7 @@ async def main():
     app = create_app(Settings(home=sys.argv[1], broker_url=sys.argv[2]))
     async with app.router.lifespan_context(app):
         transport = httpx.ASGITransport(app=app)
-        async with httpx.AsyncClient(transport=transport, base_url="http://x") as client:
+        async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
             answer = await client.post("/v1/predict", json={"images": [[0] * 784]})
             assert answer.status_code == 200, answer.text
             assert (await client.get("/openapi.json")).status_code == 200

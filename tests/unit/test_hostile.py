@@ -90,10 +90,10 @@ def test_room_is_given_back_by_a_picture_that_is_damaged() -> None:
 @pytest.mark.parametrize(
     "text",
     [
-        "[" * 3_000_000,
-        '{"images":[' + "[]," * 1_500_000 + "[]]}",
-        '{"images":[[' + "0," * 2_200_000 + "0]]}",
-        "{" + ",".join(f'"{number}":0' for number in range(240_000)) + "}",
+        "[" * 4_000_000,
+        '{"images":[' + "[]," * 2_000_000 + "[]]}",
+        '{"images":[[' + "0," * 3_400_000 + "0]]}",
+        "{" + ",".join(f'"{number}":0' for number in range(400_000)) + "}",
     ],
 )
 def test_a_document_of_too_many_values_is_not_parsed(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -105,7 +105,9 @@ def test_a_document_of_too_many_values_is_not_parsed(text: str, monkeypatch: pyt
 
 def test_documents_of_long_texts_and_of_many_images_are_parsed() -> None:
     assert len(bodies.decode(b'"' + b"A" * 3_000_000 + b'"')) == 3_000_000
-    assert len(bodies.decode(json.dumps([[0] * 784] * 2000).encode())) == 2000
+    with pytest.raises(PayloadTooLarge):
+        bodies.decode(b"{" + b'"a":{' * 20_000, most=bodies.MAX_VALUES_OF_REQUESTS)
+    assert len(bodies.decode(json.dumps([[0] * 784] * 4096).encode())) == 4096
 
 
 def test_large_documents_are_read_one_at_a_time() -> None:
