@@ -70,17 +70,16 @@ def _content(archive: ZipFile, info: ZipInfo, max_bytes: int) -> bytes:
     if info.compress_type not in METHODS:
         raise UnsupportedMedia("this file is neither stored nor deflated", code="unsupported_compression")
     limit = min(max_bytes, max(RATIO_FROM, MAX_RATIO * info.compress_size))
-    try:
-        with archive.open(info) as file:
-            content = file.read(limit + 1)
-    except Exception as error:  # as above
-        raise Invalid(f"this file cannot be unpacked: {error}", code="corrupt_file") from error
-    if len(content) > limit:
+    if info.file_size > limit:
         raise PayloadTooLarge(
             f"this file unpacks to over {limit:,} bytes: its own limit, or {MAX_RATIO} times what it is packed",
             code="file_too_large",
         )
-    return content
+    try:
+        with archive.open(info) as file:
+            return file.read(info.file_size)  # without a number it unpacks more than the directory says
+    except Exception as error:  # as above
+        raise Invalid(f"this file cannot be unpacked: {error}", code="corrupt_file") from error
 
 
 def _too_many(limit: int) -> PayloadTooLarge:

@@ -3,6 +3,7 @@
 import gc
 import json
 import threading
+import tracemalloc
 import weakref
 import zipfile
 from io import BytesIO
@@ -142,6 +143,22 @@ def test_an_error_that_is_told_later_keeps_nothing_alive() -> None:
     ((_, refused),) = archives.files(file.getvalue(), max_files=10, max_bytes=32 << 20)
     assert isinstance(refused, PayloadTooLarge)
     assert refused.__traceback__ is None
+
+
+def test_an_archive_that_lies_about_sizes_is_not_unpacked_beyond_them() -> None:
+    file = BytesIO()
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("zeros", bytes(64 << 20))
+    lying = file.getvalue().replace((64 << 20).to_bytes(4, "little"), (10).to_bytes(4, "little"))
+    tracemalloc.start()
+    try:
+        ((_, refused),) = archives.files(lying, max_files=10, max_bytes=32 << 20)
+        _, most = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert isinstance(refused, ServiceError)
+    assert refused.code == "corrupt_file"
+    assert most < 4 << 20
 
 
 def test_base64_may_have_white_space_in_it() -> None:
