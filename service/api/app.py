@@ -49,6 +49,7 @@ from service.settings import Settings
 from service.spec import TrainingSpec
 from service.store import schema
 from service.store.database import Database
+from service.ui import pages
 from service.versions import code_version
 
 COMPONENTS = "#/components/schemas/{model}"
@@ -126,6 +127,7 @@ def create_app(settings: Settings) -> FastAPI:
         health,
     ):
         app.include_router(noun.router)
+    app.router.routes[:0] = pages.routes(app.openapi)  # first, since `/` is a page to who asks for HTML
     return app
 
 
