@@ -29,6 +29,7 @@ from service.api import (
     problems,
     readings,
     reports,
+    status,
     streams,
     submissions,
     sweep_pictures,
@@ -124,6 +125,7 @@ def create_app(settings: Settings) -> FastAPI:
         streams,
         inference_protocol,
         catalog,
+        status,
         health,
     ):
         app.include_router(noun.router)

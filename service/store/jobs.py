@@ -458,6 +458,15 @@ def count_by_queue(db: Database) -> dict[str, int]:
         return {queue: count for queue, count in rows}  # noqa: C416 - rows are not plain tuples
 
 
+def count_by_state(db: Database) -> dict[str, int]:
+    """How many jobs there are in each state; a state without any is missing."""
+    with db.read() as connection:
+        rows = connection.execute(
+            select(job.c.state, func.count()).where(job.c.deleted_at.is_(None)).group_by(job.c.state)
+        )
+        return {state: count for state, count in rows}  # noqa: C416 - rows are not plain tuples
+
+
 def held(db: Database) -> list[Job]:
     """Jobs that a worker holds, or held when it was lost."""
     return _jobs(db, select(job).where(job.c.state.in_(ACTIVE)).order_by(job.c.id))
