@@ -57,6 +57,12 @@ class NumpyNetwork:
             raise ValueError("a regression has no probabilities: use logits")
         return softmax(self.logits(inputs))
 
+    @property
+    def layers(self) -> list[Layers]:
+        """Of each network, a committee's members first to last: its layers as it multiplies by them, weight (in, out)
+        and bias, of pixels on the 0..255 scale."""
+        return [[*one.hidden, one.last] for one in self._networks]
+
     def _forward(self, inputs: NDArray[Any]) -> Floats:
         if len(self._networks) == 1:
             return self._networks[0](inputs)
@@ -70,18 +76,20 @@ class _Perceptron:
     """One network's layers."""
 
     def __init__(self, spec: TrainingSpec, arrays: Arrays) -> None:
+        self.hidden: Layers
+        self.last: tuple[Floats, Floats]
         self._activate = IN_PLACE[spec.network.activation]
         # BLAS reads the transpose in place
-        *self._hidden, self._last = [(weight.T, bias) for weight, bias in layers_of(spec, arrays)]
+        *self.hidden, self.last = [(weight.T, bias) for weight, bias in layers_of(spec, arrays)]
 
     def __call__(self, inputs: NDArray[Any]) -> Floats:
         """Its logits, or a regression's outputs."""
         values = np.asarray(inputs, dtype=np.float32)
-        for weight, bias in self._hidden:
+        for weight, bias in self.hidden:
             values = values @ weight
             values += bias
             values = self._activate(values)
-        weight, bias = self._last
+        weight, bias = self.last
         outputs: Floats = values @ weight
         outputs += bias
         return outputs

@@ -98,7 +98,7 @@ _PREPROCESS = {
     "numbers): only resize.",
 }
 _FILE = {"schema": {"type": "string", "format": "binary"}}
-_BODY = {
+BODY = {
     "requestBody": {
         "required": True,
         "description": "Told by its content, whatever the Content-Type says.",
@@ -167,7 +167,7 @@ Exact = Annotated[
     response_model=Predictions,
     summary="Read digits with the latest model",
     responses=documented(*_REFUSALS),
-    openapi_extra=_BODY,
+    openapi_extra=BODY,
 )
 def predict(
     context: Wired,
@@ -191,7 +191,7 @@ def predict(
     response_model=Predictions,
     summary="Read digits with a model",
     responses=documented(404, *_REFUSALS),
-    openapi_extra=_BODY,
+    openapi_extra=BODY,
 )
 def predict_with(
     context: Wired,

@@ -154,7 +154,7 @@ export class RunChart extends HTMLElement {
     if (this.values.childElementCount !== shown.length + 1) {
       this.values.replaceChildren(
         ...shown.map((one) => {
-          const mark = h("span", { class: "mark" });
+          const mark = h("span", { class: "swatch" });
           mark.style.background = `var(${one.colour})`;
           return h("button", { type: "button", class: "legend-one", "aria-pressed": String(!this.#hidden.has(one.label)), onclick: (event) => this.#toggle(one.label, event.currentTarget) }, mark, h("span", {}, one.label), h("b", {}));
         }),
