@@ -66,6 +66,4 @@ class Assets:
 
 
 def _media_type(name: str) -> str:
-    return (
-        MEDIA_TYPES.get(Path(name).suffix) or mimetypes.guess_type(name)[0] or "text/plain; charset=utf-8"
-    )
+    return MEDIA_TYPES.get(Path(name).suffix) or mimetypes.guess_type(name)[0] or "text/plain; charset=utf-8"

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from service import network
-from service.explanation import explained
+from service import checkpoints, network
+from service.explanation import DERIVATIVES, explained
 from service.inference import ACTIVATIONS, NumpyNetwork
 from service.spec import Activation, TrainingSpec
 
@@ -24,10 +24,8 @@ def test_saliency_is_the_gradient_that_torch_finds(activation: str) -> None:
     inputs = torch.from_numpy(IMAGE[np.newaxis].astype(np.float32)).requires_grad_()
     for label in (None, 3):
         found = explained(ours, IMAGE, label)
-        inputs.grad = None
-        torch.log_softmax(built(inputs), dim=1)[0, found.label].backward()  # type: ignore[no-untyped-call]
-        assert inputs.grad is not None
-        torch_saliency = 255 * inputs.grad[0].numpy()
+        logarithm = torch.log_softmax(built(inputs), dim=1)[0, found.label]
+        torch_saliency = 255 * torch.autograd.grad(logarithm, inputs)[0][0].numpy()
         np.testing.assert_allclose(found.saliency, torch_saliency, rtol=2e-3, atol=2e-4)
     assert explained(ours, IMAGE).label == ours.logits(IMAGE[np.newaxis])[0].argmax()
 
@@ -45,17 +43,13 @@ def test_without_hidden_layers_the_gradient_is_a_row_of_weights_less_their_mean(
     _, ours = pair(network={"hidden_widths": []}, seed=4)
     found = explained(ours, IMAGE, 7)
     weight, _ = ours.layers[0][0]
-    np.testing.assert_allclose(
-        found.saliency, 255 * (weight[:, 7] - weight @ found.probabilities), atol=1e-5
-    )
+    np.testing.assert_allclose(found.saliency, 255 * (weight[:, 7] - weight @ found.probabilities), atol=1e-5)
     assert found.hidden == []
 
 
 def test_a_committee_is_explained_as_a_whole() -> None:
     spec = TrainingSpec.model_validate({"network": {"hidden_widths": [12]}, "committee": {"members": 3}})
     generator = np.random.default_rng(2)
-    from service import checkpoints
-
     arrays = {
         name: generator.normal(0, 0.1, shape).astype(np.float32)
         for name, shape in checkpoints.shapes(spec).items()
@@ -75,6 +69,4 @@ def test_a_committee_is_explained_as_a_whole() -> None:
 
 
 def test_every_activation_has_its_derivative() -> None:
-    from service.explanation import DERIVATIVES
-
     assert DERIVATIVES.keys() == ACTIVATIONS.keys()
