@@ -9,9 +9,8 @@ from service.client import Job
 from tests.acceptance.conftest import until
 from tests.browser.conftest import Proxy, Site, opened
 
-STEPS = (
-    "document.querySelector('#loss').series.find((one) => one.label === 'test').points.map((one) => one[0])"
-)
+STEPS = """(document.querySelector("#loss").series ?? [])
+    .filter((one) => one.label === "test").flatMap((one) => one.points.map((point) => point[0]))"""
 
 
 def steps_of(page: Page) -> list[int]:
@@ -39,8 +38,8 @@ def test_a_preset_is_submitted_and_watched(site: Site, page: Page) -> None:
     expect(page.locator("[data-figure=parameters]")).to_have_text("25,450")
     page.get_by_role("radio", name="simulated-wide").check()
     expect(page.locator("[data-figure=parameters]")).to_have_text("46")
-    page.get_by_label("Seed", exact=True).first.fill("3")
-    page.get_by_label("Steps").first.fill("400")
+    page.locator("[data-pointer='/seed'] input").fill("3")
+    page.locator("[data-pointer='/steps'] input").fill("400")
     expect(page.locator("#changes")).to_contain_text('"steps": 400')
     assert json.loads(page.evaluate("decodeURIComponent(location.hash.slice(1))")) == {
         "preset": "simulated-wide",

@@ -52,8 +52,10 @@ async function confusion() {
     if (x === y) return h("td", { class: "right" }, count(value));
     if (!value) return h("td", {}, h("span", { class: "quiet" }, "·"));
     const button = h("button", { type: "button", "aria-label": `${y} read as ${x}: ${value}`, onclick: () => open({ true: y, predicted: x }) }, String(value));
-    button.style.setProperty("--heat", (0.14 + 0.86 * Math.sqrt(value / worst)).toFixed(3));
-    button.classList.toggle("hot", value / worst > 0.3);
+    const share = value / worst;
+    const isHot = share > 0.4; // between the two, neither dark nor light figures could be read
+    button.style.setProperty("--heat", (isHot ? 0.7 + 0.3 * share : 0.1 + 0.4 * Math.sqrt(share / 0.4)).toFixed(3));
+    button.classList.toggle("hot", isHot);
     return h("td", {}, button);
   };
   const digits = matrix.map((_, digit) => digit);

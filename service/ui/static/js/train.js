@@ -98,7 +98,8 @@ function difference(base, spec) {
     const old = base[key];
     if (isEqual(old, value)) continue;
     const lays = isBlock(old) && isBlock(value) && old.name === value.name && key !== "classes";
-    found[key] = lays ? difference(old, value) : value;
+    const change = lays ? difference(old, value) : value;
+    if (!lays || Object.keys(change).length) found[key] = change;
   }
   return found;
 }
