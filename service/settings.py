@@ -34,6 +34,13 @@ class Settings(BaseSettings):
         int,
         Field(ge=1, le=64, description="Processes that answer HTTP; they share the port and the database."),
     ] = 1
+    api_device: Annotated[
+        Literal["auto", "cpu", "cuda"],
+        Field(
+            description="What an API process may serve with beside the CPU: `cuda` for batches that are faster there; "
+            "`auto` does so where there is a GPU and PyTorch."
+        ),
+    ] = "auto"
     database_url: Annotated[
         SecretStr | None,
         Field(

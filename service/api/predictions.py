@@ -2,11 +2,11 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Annotated, Any, Literal
 
 import orjson
-from fastapi import APIRouter, Query, Request, Response
+from fastapi import APIRouter, Depends, Query, Request, Response
 from pydantic import BaseModel, Field
 from starlette.types import Scope
 
@@ -162,14 +162,24 @@ Exact = Annotated[
 ]
 
 
-@router.post(
-    "/predict",
-    response_model=Predictions,
-    summary="Read digits with the latest model",
-    responses=documented(*_REFUSALS),
-    openapi_extra=BODY,
-)
-def predict(
+@dataclass(frozen=True)
+class Question:
+    """What a request asks, whichever model answers."""
+
+    scope: Scope
+    upload: Upload
+    way: Way  # its version is still to be the model's
+    include: frozenset[str]
+    min_confidence: float | None
+    coverage: float | None
+    exact: bool
+
+    def wanted(self, batch: Batch) -> Asked:
+        """Beyond the answer that everybody gets."""
+        return asked(batch.asked, self.min_confidence, self.coverage, self.include)
+
+
+async def _question(
     context: Wired,
     request: Request,
     upload: Uploaded,
@@ -179,11 +189,24 @@ def predict(
     coverage: Coverage = None,
     on_error: OnErrorChoice = None,
     exact: Exact = False,
-) -> Response:
+) -> Question:
+    way = Way(context.settings, PREPROCESSING_VERSION, preprocess, on_error)
+    return Question(request.scope, upload, way, include, min_confidence, coverage, exact)
+
+
+Questioned = Annotated[Question, Depends(_question)]
+
+
+@router.post(
+    "/predict",
+    response_model=Predictions,
+    summary="Read digits with the latest model",
+    responses=documented(*_REFUSALS),
+    openapi_extra=BODY,
+)
+def predict(context: Wired, question: Questioned) -> Response:
     """One image or many: image bytes, a form or a ZIP of files, raw pixels, or JSON with pixels or base64."""
-    loaded, batch = _read(context, LATEST, upload, preprocess, on_error)
-    wanted = asked(batch.asked, min_confidence, coverage, include)
-    return _answer(context, loaded, batch, request.scope, wanted, exact=exact)
+    return _answer(context, LATEST, question)
 
 
 @router.post(
@@ -193,43 +216,26 @@ def predict(
     responses=documented(404, *_REFUSALS),
     openapi_extra=BODY,
 )
-def predict_with(
-    context: Wired,
-    request: Request,
-    reference: ModelRef,
-    upload: Uploaded,
-    include: Include,
-    preprocess: Preprocess = None,
-    min_confidence: MinConfidence = None,
-    coverage: Coverage = None,
-    on_error: OnErrorChoice = None,
-    exact: Exact = False,
-) -> Response:
+def predict_with(context: Wired, reference: ModelRef, question: Questioned) -> Response:
     """As `POST /v1/predict`, with the model that the reference stands for."""
-    loaded, batch = _read(context, reference, upload, preprocess, on_error)
-    wanted = asked(batch.asked, min_confidence, coverage, include)
-    return _answer(context, loaded, batch, request.scope, wanted, exact=exact)
+    return _answer(context, reference, question)
 
 
-def _read(
-    context: Context, reference: str, upload: Upload, preprocess: Mode | None, on_error: OnError | None
-) -> tuple[Loaded, Batch]:
+def _answer(context: Context, reference: str, question: Question) -> Response:
+    loaded, batch = _read(context, reference, question)
+    told = predicted(context, loaded, batch, question.scope, question.wanted(batch), exact=question.exact)
+    return Response(answered(loaded.model, told), media_type="application/json")
+
+
+def _read(context: Context, reference: str, question: Question) -> tuple[Loaded, Batch]:
     """The model, and the images as it asks for them. What is wrong with the images is told before that there is no
     such model: it stays wrong when there is one."""
-    way = Way(context.settings, PREPROCESSING_VERSION, preprocess, on_error)
     try:
         loaded = context.classifier.loaded(reference)
     except ServiceError:
-        way.read(upload)
+        question.way.read(question.upload)
         raise
-    return loaded, replace(way, version=loaded.model.preprocessing).read(upload)
-
-
-def _answer(
-    context: Context, loaded: Loaded, batch: Batch, scope: Scope, wanted: Asked, *, exact: bool
-) -> Response:
-    told = predicted(context, loaded, batch, scope, wanted, exact=exact)
-    return Response(answered(loaded.model, told), media_type="application/json")
+    return loaded, replace(question.way, version=loaded.model.preprocessing).read(question.upload)
 
 
 def predicted(

@@ -97,8 +97,8 @@ def _blanks(pixels: NDArray[Any]) -> Sequence[Sequence[str]]:
 
 
 def _png(file: bytes, version: str) -> Pictures | None:
-    """Of a file that holds a header, one piece of data and an end, and in it a digit whose outermost pixels are
-    black: nothing is to be done to that one."""
+    """Of a file that holds a header, one piece of data and an end. To a digit that lies as MNIST's do, on black,
+    nothing is to be done."""
     if version != PREPROCESSING_VERSION:
         return None
     length = int.from_bytes(file[33:37], "big")
@@ -118,7 +118,8 @@ def _png(file: bytes, version: str) -> Pictures | None:
         or np.maximum.reduce(pixels) < LOW_CONTRAST_BELOW
         or not digits.lies_as_mnist(grey)
     ):
-        return None
+        digit = digits.prepare(grey, version=version)
+        return Pictures(digit.pixels.reshape(1, PIXELS), (digit.warnings,), (True,))
     return Pictures(pixels.reshape(1, PIXELS), ((),), (True,))
 
 
