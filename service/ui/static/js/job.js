@@ -151,8 +151,9 @@ async function report() {
 
 let curves = null;
 async function fitted() {
+  const found = await api(`${path}/curves?max_curves=400`);
   const isAtEnd = !curves || Number($("#scrub").value) === curves.curves.length - 1;
-  curves = await api(`${path}/curves?max_curves=400`);
+  curves = found;
   $("#scrub").max = Math.max(0, curves.curves.length - 1);
   if (isAtEnd) $("#scrub").value = curves.curves.length - 1;
   fit();
