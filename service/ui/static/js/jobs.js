@@ -33,12 +33,12 @@ function row(job) {
   const box = h("input", { type: "checkbox", "aria-label": `Compare ${nameOf(job)}, ${job.id}`, checked: chosen.has(job.id), data: { job: job.id }, onchange: (event) => choose(job.id, event.target.checked) });
   return h("tr", {},
     h("td", {}, h("label", { class: "check" }, box)),
-    h("td", { class: "name-cell" }, h("a", { href: `/jobs/${job.id}` }, nameOf(job)), " ", h("span", { class: "quiet small" }, `…${job.id.slice(-4)}`)),
+    h("td", { class: "name-cell" }, h("a", { href: `/jobs/${job.id}` }, nameOf(job)), h("span", { class: "quiet small" }, `…${job.id.slice(-4)}`)),
     h("td", {}, chip(job.state)),
+    h("td", { class: "n" }, h("strong", {}, percent(metrics.test_accuracy))),
     h("td", { class: "meter-cell" }, isOpen && job.state !== "queued"
       ? [h("progress", { max: 1, value: share, "aria-label": `Progress of ${nameOf(job)}` }), h("span", { class: "quiet small" }, `${count(progress.step)} of ${count(progress.steps)}`)]
       : h("span", { class: "quiet small" }, progress.step ? `${count(progress.step)} steps` : "–")),
-    h("td", { class: "n" }, h("strong", {}, percent(metrics.test_accuracy))),
     h("td", { class: "n" }, figure(metrics.test_loss ?? metrics.train_loss)),
     h("td", { class: "n" }, count(job.parameter_count)),
     h("td", { class: "n quiet" }, ago(job.created_at)),

@@ -49,7 +49,7 @@ async function confusion() {
   $("#summary").textContent = `${count(errors)} of ${count(examples)} are read wrong (${percent(accuracy)} right). Rows are what was written, columns what was read; choose a cell to see its images.`;
   const worst = Math.max(...matrix.flatMap((row, y) => row.filter((_, x) => x !== y)), 1);
   const cell = (value, y, x) => {
-    if (x === y) return h("td", { class: "right" }, count(value));
+    if (x === y) return h("td", { class: "right" }, String(value));
     if (!value) return h("td", {}, h("span", { class: "quiet" }, "·"));
     const button = h("button", { type: "button", "aria-label": `${y} read as ${x}: ${value}`, onclick: () => open({ true: y, predicted: x }) }, String(value));
     const share = value / worst;

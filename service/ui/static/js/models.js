@@ -22,14 +22,15 @@ const opener = (model) => (model ? h("button", { type: "button", class: "link", 
 function latestRow() {
   const newest = models.find((one) => one.aliases.includes("latest"));
   if (!newest) return [];
-  return [h("tr", {}, h("td", {}, h("strong", {}, "latest")), h("td", {}, opener(newest)), h("td", { class: "n" }, percent(newest.metrics.test_accuracy)), h("td", { class: "n quiet" }, ago(newest.created_at)), h("td", { class: "n quiet" }, "by itself"), h("td", {}))];
+  return [h("tr", {}, h("td", {}, h("strong", {}, "latest")), h("td", {}, opener(newest)), h("td", {}), h("td", { class: "n" }, percent(newest.metrics.test_accuracy)), h("td", { class: "n quiet" }, ago(newest.created_at)), h("td", { class: "n quiet" }, "by itself"))];
 }
 
 function aliasRow(alias) {
   const model = versionOf(alias.model);
   return h("tr", {},
-    h("td", {}, h("strong", {}, alias.name)), h("td", {}, opener(model)), h("td", { class: "n" }, percent(model?.metrics.test_accuracy)), h("td", { class: "n quiet" }, ago(alias.updated_at)), h("td", { class: "n" }, count(alias.seq)),
-    h("td", { class: "n" }, h("button", { type: "button", onclick: () => rollBack(alias.name) }, "Roll back"), " ", h("button", { type: "button", class: "link", onclick: () => tell(alias.name) }, "History")));
+    h("td", {}, h("strong", {}, alias.name)), h("td", {}, opener(model)),
+    h("td", {}, h("div", { class: "row tight" }, h("button", { type: "button", onclick: () => rollBack(alias.name) }, "Roll back"), h("button", { type: "button", class: "link", onclick: () => tell(alias.name) }, "History"))),
+    h("td", { class: "n" }, percent(model?.metrics.test_accuracy)), h("td", { class: "n quiet" }, ago(alias.updated_at)), h("td", { class: "n" }, count(alias.seq)));
 }
 
 function row(model) {

@@ -121,7 +121,10 @@ const defaults = () => Object.fromEntries(blocks.flatMap((block) => {
 async function begin(name, changes = null) {
   preset = name;
   base = name ? (await api(`/v1/presets/${encodeURIComponent(name)}`)).spec : defaults();
-  $(`#presets input[value="${name}"]`).checked = true;
+  const radio = $(`#presets input[value="${name}"]`);
+  radio.checked = true;
+  const { parentElement: list } = radio.parentElement;
+  list.scrollLeft = radio.parentElement.offsetLeft - (list.clientWidth - radio.parentElement.clientWidth) / 2; // on a phone they lie in a row
   fill(changes ? laid(base, changes) : base);
   changed();
 }
