@@ -55,6 +55,7 @@ export async function all(path, most = 500) {
 }
 
 export function toast(text) {
+  if ([...$("#toasts").children].some((one) => one.textContent === text)) return; // it stands there already
   const element = h("div", { class: "toast" }, text);
   $("#toasts").append(element);
   setTimeout(() => element.remove(), 6000);

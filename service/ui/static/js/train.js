@@ -266,7 +266,7 @@ const COPIES = {
     `    job = client.jobs.create(${Object.entries(asked).map(([key, value]) => `${key}=${python(value)}`).join(", ")})`,
     "    print(client.jobs.wait(job.id).metrics)", "",
   ].join("\n")],
-  command: ["The command", (asked) => asked.preset
+  command: ["The command", (asked) => asked.preset && !asked.metadata
     ? ["numeral train", asked.preset, ...settings(asked.spec ?? {}), "--wait"].join(" ")
     : `echo ${quoted(JSON.stringify(asked))} | numeral train - --wait`],
   link: ["The link", () => location.href],
