@@ -71,18 +71,30 @@ class _Perceptron:
 
     def __init__(self, spec: TrainingSpec, arrays: Arrays) -> None:
         self._activate = IN_PLACE[spec.network.activation]
-        # BLAS reads the transpose in place
-        *self._hidden, self._last = [(weight.T, bias) for weight, bias in layers_of(spec, arrays)]
+        *self._hidden, self._last = layers_of(spec, arrays)
 
     def __call__(self, inputs: NDArray[Any]) -> Floats:
         """Its logits, or a regression's outputs."""
         values = np.asarray(inputs, dtype=np.float32)
+        if len(values) == 1:
+            return self._one(values[0])[np.newaxis]
         for weight, bias in self._hidden:
-            values = values @ weight
+            values = values @ weight.T  # which BLAS reads in place
             values += bias
             values = self._activate(values)
         weight, bias = self._last
-        outputs: Floats = values @ weight
+        outputs: Floats = values @ weight.T
+        outputs += bias
+        return outputs
+
+    def _one(self, values: Floats) -> Floats:
+        """The same of a single row, for which less is looked at on the way to the product."""
+        for weight, bias in self._hidden:
+            values = weight.dot(values)
+            values += bias
+            values = self._activate(values)
+        weight, bias = self._last
+        outputs: Floats = weight.dot(values)
         outputs += bias
         return outputs
 

@@ -274,7 +274,7 @@ def described(
     """What everybody is told about each image. Those that are to be `judged` may turn out to be no digit: pictures
     are; numbers have been made by a program, and to look at them costs as much as the network."""
     flags = (found.flagged & judged).tolist() if any(judged) else judged
-    rows = zip(found.labels.tolist(), found.probabilities, flags, warnings, strict=True)
+    rows = zip(found.labels, found.probabilities, flags, warnings, strict=True)
     return [
         {
             "label": label,
