@@ -25,8 +25,9 @@ from service.errors import NotFound, ServiceError, Unavailable
 from service.network import Network, rebuild
 from service.report import make as make_report
 from service.spec import TrainingSpec
-from service.store import attempts, checkpoints, models
-from service.store.checkpoints import Checkpoint, Damaged, Kept
+from service.store import attempts, blobs, checkpoints, models
+from service.store.blobs import Damaged
+from service.store.checkpoints import Checkpoint, Kept
 from service.store.database import Database
 from service.store.events import Telling
 from service.store.jobs import Job, JobLost, State
@@ -204,7 +205,7 @@ class Training:
         """What a checkpoint takes. Nothing names these bytes: they are collected as garbage."""
         began = time.monotonic()
         for data in self._encoded(report.snapshot()):
-            self._patiently(partial(checkpoints.write_blob, self._db, data))
+            self._patiently(partial(blobs.write, self._db, data))
         return time.monotonic() - began
 
     def _tell_plan(self, planned: TrainingSpec, seconds: float) -> None:
