@@ -3,6 +3,7 @@ elsewhere names and so makes visible. What no header names is garbage and collec
 
 import io
 from collections.abc import Iterator, Mapping
+from errno import EINVAL
 from typing import Any
 
 from sqlalchemy import Connection, delete, func, insert, select
@@ -122,7 +123,9 @@ class File(io.RawIOBase):
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
         origin = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._size}[whence]
         if origin + offset < 0:
-            raise ValueError("this lies before the file's begin")
+            raise OSError(
+                EINVAL, "this lies before the begin"
+            )  # as of a file on a disk, which `zipfile` counts on
         self._position = origin + offset
         return self._position
 

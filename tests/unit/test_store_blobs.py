@@ -54,7 +54,7 @@ def test_a_blob_is_a_file(db: Database) -> None:
         for offset, whence, size in ((0, 0, 5), (3, 1, 20), (-30, 2, 100), (200, 0, 4), (9, 0, 2), (0, 2, 1)):
             assert file.seek(offset, whence) == like.seek(offset, whence)
             assert file.read(size) == like.read(size)
-    with pytest.raises(ValueError, match="before"):
+    with pytest.raises(OSError, match="before"):
         raw.seek(-1)
 
 
