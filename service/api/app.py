@@ -16,6 +16,7 @@ from pydantic.json_schema import models_json_schema
 
 from service import queue
 from service.api import (
+    bulk,
     catalog,
     checkpoints,
     compare,
@@ -123,6 +124,7 @@ def create_app(settings: Settings) -> FastAPI:
         predictions,
         readings,
         streams,
+        bulk,
         inference_protocol,
         catalog,
         health,
