@@ -23,7 +23,7 @@ from service.inference import Floats, NumpyNetwork
 from service.quantized import QuantizedNetwork, Trial
 from service.spec import TrainingSpec
 from service.store import checkpoints, models
-from service.store.checkpoints import Damaged
+from service.store.blobs import Damaged
 from service.store.database import Database
 from service.store.models import LATEST, Model
 

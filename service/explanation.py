@@ -80,7 +80,7 @@ def explained(network: NumpyNetwork, pixels: NDArray[Any], label: int | None = N
 def _forward(layers: Layers, activation: Activation, inputs: Floats) -> _Pass:
     values, sums, outputs = inputs, [], []
     for weight, bias in layers[:-1]:
-        sums.append(values @ weight + bias)
+        sums.append(weight @ values + bias)
         values = ACTIVATIONS[activation](sums[-1])
         outputs.append(values)
     return _Pass(sums, outputs)
@@ -88,6 +88,6 @@ def _forward(layers: Layers, activation: Activation, inputs: Floats) -> _Pass:
 
 def _backward(layers: Layers, activation: Activation, one: _Pass, slope: Floats) -> Floats:
     for (weight, _), before in zip(layers[:0:-1], one.sums[::-1], strict=True):
-        slope = (slope @ weight.T) * DERIVATIVES[activation](before)
-    first: Floats = slope @ layers[0][0].T
+        slope = (slope @ weight) * DERIVATIVES[activation](before)
+    first: Floats = slope @ layers[0][0]
     return first

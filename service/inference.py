@@ -59,8 +59,7 @@ class NumpyNetwork:
 
     @property
     def layers(self) -> list[Layers]:
-        """Of each network, a committee's members first to last: its layers as it multiplies by them, weight (in, out)
-        and bias, of pixels on the 0..255 scale."""
+        """Those of each network, a committee's members first to last, as `layers_of` gives them."""
         return [[*one.hidden, one.last] for one in self._networks]
 
     def _forward(self, inputs: NDArray[Any]) -> Floats:
@@ -76,21 +75,31 @@ class _Perceptron:
     """One network's layers."""
 
     def __init__(self, spec: TrainingSpec, arrays: Arrays) -> None:
-        self.hidden: Layers
-        self.last: tuple[Floats, Floats]
         self._activate = IN_PLACE[spec.network.activation]
-        # BLAS reads the transpose in place
-        *self.hidden, self.last = [(weight.T, bias) for weight, bias in layers_of(spec, arrays)]
+        *self.hidden, self.last = layers_of(spec, arrays)
 
     def __call__(self, inputs: NDArray[Any]) -> Floats:
         """Its logits, or a regression's outputs."""
         values = np.asarray(inputs, dtype=np.float32)
+        if len(values) == 1:
+            return self._one(values[0])[np.newaxis]
         for weight, bias in self.hidden:
-            values = values @ weight
+            values = values @ weight.T  # which BLAS reads in place
             values += bias
             values = self._activate(values)
         weight, bias = self.last
-        outputs: Floats = values @ weight
+        outputs: Floats = values @ weight.T
+        outputs += bias
+        return outputs
+
+    def _one(self, values: Floats) -> Floats:
+        """The same of a single row, for which less is looked at on the way to the product."""
+        for weight, bias in self.hidden:
+            values = weight.dot(values)
+            values += bias
+            values = self._activate(values)
+        weight, bias = self.last
+        outputs: Floats = weight.dot(values)
         outputs += bias
         return outputs
 

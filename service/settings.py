@@ -75,13 +75,17 @@ class Settings(BaseSettings):
         Field(ge=1, le=1024, description="CPU threads of each training process. Unset: cores / workers."),
     ] = None
     lease_seconds: Annotated[
-        float, Field(ge=1, le=3600, description="Seconds after which a silent worker loses its job.")
+        float,
+        Field(ge=1, le=3600, description="Seconds after which a silent worker loses its job, or its batch."),
     ] = 60
     reconcile_seconds: Annotated[
         float, Field(ge=0.1, le=600, description="Seconds between two rounds of the reconciler.")
     ] = 5
     max_attempts: Annotated[
-        int, Field(ge=1, le=100, description="Workers a job may lose before it fails as `worker_lost`.")
+        int,
+        Field(
+            ge=1, le=100, description="Workers a job or a batch may lose before it fails as `worker_lost`."
+        ),
     ] = 3
     max_parameters: Annotated[
         int, Field(ge=1, description="Parameter budget of a network that a spec may ask for.")
@@ -97,6 +101,9 @@ class Settings(BaseSettings):
     max_body_bytes: Annotated[
         int, Field(ge=1024, description="Largest body of a prediction request, in bytes.")
     ] = 32 * 1024**2
+    max_batch_bytes: Annotated[int, Field(ge=1024, description="Largest body of a batch, in bytes.")] = (
+        1024**3
+    )
     max_json_bytes: Annotated[
         int,
         Field(

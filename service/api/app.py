@@ -16,6 +16,7 @@ from pydantic.json_schema import models_json_schema
 
 from service import queue
 from service.api import (
+    bulk,
     catalog,
     checkpoints,
     compare,
@@ -127,6 +128,7 @@ def create_app(settings: Settings) -> FastAPI:
         explanations,
         readings,
         streams,
+        bulk,
         inference_protocol,
         catalog,
         status,

@@ -30,7 +30,7 @@ class Context:
     studio: Studio
     shelf: Shelf
     statistics: Statistics
-    decoding: Lock  # one at a time: the weights of a network may be hundreds of megabytes
+    decoding: Lock  # one at a time: a network's weights, an archive's directory may be hundreds of megabytes
 
 
 async def _of_request(request: Request) -> Context:

@@ -18,6 +18,7 @@ from service.api.included import Include, Included
 from service.api.models import ModelRef
 from service.api.problems import Problem, documented
 from service.api.uploads import Upload, Uploaded
+from service.batcher import Batcher
 from service.classifier import Loaded
 from service.confidence import Predicted
 from service.data.digits import PREPROCESSING_VERSION, DigitWarning, Mode
@@ -223,7 +224,9 @@ def predict_with(context: Wired, reference: ModelRef, question: Questioned) -> R
 
 def _answer(context: Context, reference: str, question: Question) -> Response:
     loaded, batch = _read(context, reference, question)
-    told = predicted(context, loaded, batch, question.scope, question.wanted(batch), exact=question.exact)
+    told = predicted(
+        context.batcher, loaded, batch, question.scope, question.wanted(batch), exact=question.exact
+    )
     return Response(answered(loaded.model, told), media_type="application/json")
 
 
@@ -239,7 +242,7 @@ def _read(context: Context, reference: str, question: Question) -> tuple[Loaded,
 
 
 def predicted(
-    context: Context,
+    batcher: Batcher,
     loaded: Loaded,
     batch: Batch,
     scope: Scope,
@@ -249,7 +252,7 @@ def predicted(
 ) -> list[dict[str, Any]]:
     """What is told of each image of a batch, in its order; for `encoded`."""
     network = loaded.exact if exact else loaded.network
-    found = loaded.predicted(context.batcher.logits_in_thread(network, batch.pixels), batch.pixels)
+    found = loaded.predicted(batcher.logits_in_thread(network, batch.pixels), batch.pixels)
     judges = wanted is not None and wanted.judges
     told = described(found, batch.warnings, [judges or digit is not None for digit in batch.digits])
     if wanted is not None:
@@ -274,7 +277,7 @@ def described(
     """What everybody is told about each image. Those that are to be `judged` may turn out to be no digit: pictures
     are; numbers have been made by a program, and to look at them costs as much as the network."""
     flags = (found.flagged & judged).tolist() if any(judged) else judged
-    rows = zip(found.labels.tolist(), found.probabilities, flags, warnings, strict=True)
+    rows = zip(found.labels, found.probabilities, flags, warnings, strict=True)
     return [
         {
             "label": label,

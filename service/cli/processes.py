@@ -11,7 +11,7 @@ from service.cli.terminal import Json, err, show, told
 
 @told
 def up() -> None:
-    """Run everything here: API, worker and embedded broker. One Ctrl-C stops all."""
+    """Run everything here: API, workers and embedded broker. One Ctrl-C stops all."""
     from service import logs, settings
     from service.supervisor import Supervisor
 
@@ -38,6 +38,16 @@ def serve() -> None:
 def worker() -> None:
     """Run a worker alone: it trains."""
     os.execv(sys.executable, [sys.executable, "-m", "worker"])  # noqa: S606 - the same interpreter
+
+
+@told
+def batch_worker() -> None:
+    """Run a batch worker alone: it reads batches."""
+    from service import bulk, logs, settings
+
+    loaded = settings.load()
+    logs.configure(loaded, "batches")
+    bulk.run(loaded)
 
 
 @told

@@ -18,12 +18,13 @@ from typing import Any, Literal
 
 from sqlalchemy import ColumnElement, Connection, Select, and_, func, insert, or_, select, update
 
-from service.errors import Conflict, Invalid, NotFound, ServiceError, Unavailable
+from service.errors import Conflict, Invalid, NotFound, Unavailable
 from service.spec import TrainingSpec
 from service.store import tables
 from service.store.database import Database, insert_new, now
 from service.store.events import Telling, change, hold, record
 from service.store.identifiers import new_id
+from service.store.leases import LeaseLost
 from service.store.tables import job
 
 State = Literal["queued", "running", "cancelling", "pausing", "paused", "succeeded", "failed", "cancelled"]
@@ -477,7 +478,7 @@ def _jobs(db: Database, query: Select[Any]) -> list[Job]:
         return [Job.of(row) for row in connection.execute(query)]
 
 
-class JobLost(ServiceError):
-    """The job is no longer this attempt's: another worker holds it, or it is gone."""
+class JobLost(LeaseLost):
+    """The job is no longer this attempt's."""
 
-    status, code, title = 409, "job_lost", "The job belongs to another attempt"
+    code = "job_lost"

@@ -35,7 +35,7 @@ def test_hidden_layers_are_what_the_network_computes() -> None:
     first, second = explained(ours, IMAGE).hidden
     assert (len(first), len(second)) == (30, 20)
     weight, bias = ours.layers[0][-1]
-    np.testing.assert_allclose(second @ weight + bias, ours.logits(IMAGE[np.newaxis])[0], atol=1e-4)
+    np.testing.assert_allclose(weight @ second + bias, ours.logits(IMAGE[np.newaxis])[0], atol=1e-4)
     assert abs(second).max() <= 1
 
 
@@ -43,7 +43,7 @@ def test_without_hidden_layers_the_gradient_is_a_row_of_weights_less_their_mean(
     _, ours = pair(network={"hidden_widths": []}, seed=4)
     found = explained(ours, IMAGE, 7)
     weight, _ = ours.layers[0][0]
-    np.testing.assert_allclose(found.saliency, 255 * (weight[:, 7] - weight @ found.probabilities), atol=1e-5)
+    np.testing.assert_allclose(found.saliency, 255 * (weight[7] - found.probabilities @ weight), atol=1e-5)
     assert found.hidden == []
 
 
