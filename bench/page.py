@@ -48,7 +48,9 @@ def strokes(page: Page, url: str) -> list[float]:
             x, y = (0.25 + 0.5 * chance.random() for _ in range(2))
             page.mouse.move(box["x"] + x * box["width"], box["y"] + y * box["height"], steps=5)
         page.mouse.up()
-        while page.evaluate(f"{TAKEN}.length") <= number:  # the policy forbids what would wait within the page
+        while (
+            page.evaluate(f"{TAKEN}.length") <= number
+        ):  # the policy forbids what would wait within the page
             page.wait_for_timeout(10)
         page.get_by_role("button", name="Clear").click()
     found: list[float] = page.evaluate(TAKEN)
