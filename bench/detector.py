@@ -35,7 +35,7 @@ from service.settings import load as load_settings
 from service.spec import Augmentation, DatasetSpec
 
 OUTPUT = Path(__file__).parent.parent / "service" / "not_a_digit.safetensors"
-WIDTHS = (SIDE * SIDE // 4, 192, 64, 11)
+WIDTHS = (SIDE * SIDE // 4, 128, 64, 11)
 HELD_OUT = 5000
 FONTS = (
     *("STIXGeneral", "STIXGeneralItalic", "STIXGeneralBol", "STIXGeneralBolIta"),
