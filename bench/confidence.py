@@ -32,7 +32,7 @@ TRAINED: dict[str, dict[str, Any]] = {
     "cpu-minute": {"budget_seconds": None, "epochs": 10, "evaluation": {"every_seconds": None}},
     "slp-200": {},
 }
-NON_DIGITS = 1000  # in all, as many of each kind
+NON_DIGITS = 2000  # in all, as many of each kind
 AMBIGUOUS = "letters like digits"  # not among them
 BOUNDS = {"coverage": 0.003, "kept": 0.99, "flagged": 0.95}
 # one number cannot mend all of a network that is 7.6 % wrong

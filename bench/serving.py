@@ -2,10 +2,10 @@
 answers with bytes that are ready. Both run at once, and are loaded in turns by wrk (which has to be installed), with
 16 different bodies in turn.
 
-    python -m bench.serving [--model small] [--seconds 3] [--rounds 3] [--workload json] [--concurrency 16]
+    python -m bench.serving [--model small] [--processes 1] [--seconds 3] [--rounds 3] [--workload json] [--concurrency 16]
 
-Bounds, of the small network, at concurrency 16 and 64: JSON of one image at 0.75 of the floor, a PNG in a form at 0.5;
-64 images as raw bytes at 6 times those of our own JSON batch.
+Bounds, of the small network, at concurrency 16 and 64: JSON of one image at 0.75 of the floor, and with two processes at
+all of it; a PNG in a form at 0.5; 64 images as raw bytes at 6 times those of our own JSON batch.
 """
 
 import argparse
@@ -22,7 +22,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -30,9 +30,11 @@ import httpx
 import numpy as np
 from PIL import Image
 
-from service.checkpoints import Snapshot, encode_weights, shapes
+from service.checkpoints import Arrays, Snapshot, encode_weights, shapes
 from service.confidence import Calibration
-from service.data.digits import PREPROCESSING_VERSION
+from service.data.digits import PIXELS, PREPROCESSING_VERSION
+from service.quantized import tried
+from service.report import QUANTIZED_FROM
 from service.spec import TrainingSpec
 from service.store import attempts, checkpoints, jobs, models, schema
 from service.store.attempts import Attempt
@@ -41,7 +43,7 @@ from service.store.reports import Draft
 
 WIDTHS = {"small": [32], "deep": [2500, 2000, 1500, 1000, 500]}
 BODIES, MANY, CONCURRENCIES = 16, 64, (1, 16, 64)
-JSON_BOUND, PNG_BOUND, RAW_BOUND = 0.75, 0.5, 6.0
+JSON_BOUND, FLEET_BOUND, PNG_BOUND, RAW_BOUND = 0.75, 1.0, 0.5, 6.0
 SCRIPT = """
 local requests, i = {}, 0
 function init(args)
@@ -133,10 +135,20 @@ def register(home: Path, widths: list[int]) -> None:
         )  # fmt: skip
         models.finish(
             db, attempt, header, preprocessing=PREPROCESSING_VERSION,
-            dataset_sha256="0" * 64, provenance={}, runtime=1, report=Draft({}, None, calibration()),
+            dataset_sha256="0" * 64, provenance={}, runtime=1,
+            report=Draft({}, None, calibration(), quantized=bytes_of(spec, arrays)),
         )  # fmt: skip
     finally:
         db.close()
+
+
+def bytes_of(spec: TrainingSpec, arrays: Arrays) -> dict[str, Any] | None:
+    """A large network is served in bytes, as if it had been trained: of weights that are drawn they would not agree."""
+    if spec.parameter_count < QUANTIZED_FROM:
+        return None
+    images = pictures(200).reshape(-1, PIXELS)
+    trial = tried(spec, arrays, images, images, np.zeros(len(images)))
+    return asdict(replace(trial, agreement=1.0, accuracy=1.0, exact_accuracy=1.0))
 
 
 def calibration() -> dict[str, Any]:
@@ -244,7 +256,10 @@ def measure(arguments: argparse.Namespace, home: Path) -> int:
         "--log-level",
         "warning",
     ]
-    settings = {"NUMERAL_HOME": str(home), "NUMERAL_PORT": str(port), "NUMERAL_LOG_LEVEL": "error"}
+    settings = {
+        "NUMERAL_HOME": str(home), "NUMERAL_PORT": str(port), "NUMERAL_LOG_LEVEL": "error",
+        "NUMERAL_API_PROCESSES": str(arguments.processes),
+    }  # fmt: skip
     found: dict[tuple[str, int], dict[str, Load]] = {}
     with (
         running(floor, f"http://127.0.0.1:{floor_port}", "/one") as floor_url,
@@ -269,13 +284,14 @@ def measure(arguments: argparse.Namespace, home: Path) -> int:
                     f"{least.p99_ms:9.2f}  {ours.errors}",
                     flush=True,
                 )
-    return 0 if arguments.model != "small" or within(found) else 1
+    json_bound = JSON_BOUND if arguments.processes == 1 else FLEET_BOUND
+    return 0 if arguments.model != "small" or within(found, json_bound) else 1
 
 
-def within(found: dict[tuple[str, int], dict[str, Load]]) -> bool:
+def within(found: dict[tuple[str, int], dict[str, Load]], json_bound: float) -> bool:
     """Whether the bounds hold of what was measured."""
     good = all(loads["ours"].errors == 0 for loads in found.values())
-    for name, bound in (("json", JSON_BOUND), ("png", PNG_BOUND)):
+    for name, bound in (("json", json_bound), ("png", PNG_BOUND)):
         for concurrency in (16, 64):
             if (name, concurrency) in found:
                 loads = found[name, concurrency]
@@ -290,6 +306,7 @@ def within(found: dict[tuple[str, int], dict[str, Load]]) -> bool:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--model", choices=WIDTHS, default="small")
+    parser.add_argument("--processes", type=int, default=1, help="of ours; the floor has one")
     parser.add_argument("--seconds", type=int, default=3)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--workload", action="append", choices=list(workloads()))

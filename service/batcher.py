@@ -30,8 +30,10 @@ class Overloaded(Unavailable):
 class Runs(Protocol):
     """A network in any form."""
 
-    cost: int
-    """of an image, in float32's multiplications"""
+    @property
+    def cost(self) -> int:
+        """Of an image, in float32's multiplications."""
+        ...
 
     def logits(self, inputs: NDArray[Any]) -> Floats:
         """(n, classes) of (n, 784)."""

@@ -6,7 +6,7 @@ import logging
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,19 +14,23 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service import confidence
-from service.checkpoints import CorruptCheckpoint, Weights, decode_weights
+from service.batcher import LARGEST_BATCH, Runs
+from service.checkpoints import Arrays, CorruptCheckpoint, Weights, decode_weights
 from service.confidence import Calibration, Predicted
-from service.data.digits import VERSIONS
+from service.data.digits import PIXELS, VERSIONS
 from service.errors import Conflict, NotFound, Unavailable
 from service.inference import Floats, NumpyNetwork
 from service.quantized import QuantizedNetwork, Trial
+from service.spec import TrainingSpec
 from service.store import checkpoints, models
-from service.store.checkpoints import Damaged
+from service.store.blobs import Damaged
 from service.store.database import Database
 from service.store.models import LATEST, Model
 
 REFRESH_SECONDS = 0.5
 TRIALS = 7  # of each form, of which the fastest counts
+BATCHES = (1, 8, 32, 64, 128, LARGEST_BATCH)  # of which the first that a GPU answers sooner goes there
+TOLERANCE = 1e-3  # of logits of one size, between two ways of adding up in float32
 CACHE_PARAMETERS = 250_000_000  # kept in memory, 4 bytes each; one model is kept whatever its size
 
 log = logging.getLogger(__name__)
@@ -48,12 +52,33 @@ class ModelDamaged(Conflict):
     code = "model_damaged"
 
 
+@dataclass(frozen=True, eq=False)
+class Placed:
+    """A network in two places, of which each batch takes the one where it is answered sooner."""
+
+    near: Runs
+    far: Runs
+    least: int
+    """images that are worth the way to the farther one"""
+
+    @property
+    def cost(self) -> int:
+        return self.near.cost
+
+    def logits(self, inputs: NDArray[Any]) -> Floats:
+        """(n, classes) of (n, 784)."""
+        return (self.far if len(inputs) >= self.least else self.near).logits(inputs)
+
+
+Far = Callable[[TrainingSpec, Arrays], Runs]  # makes a network of a checkpoint's on a GPU
+
+
 @dataclass(frozen=True)
 class Loaded:
     """A model version in memory. `network` is the fastest form of it that may answer, `exact` that in float32."""
 
     model: Model
-    network: NumpyNetwork | QuantizedNetwork
+    network: Runs
     exact: NumpyNetwork
     calibration: Calibration | None = None
 
@@ -65,8 +90,9 @@ class Loaded:
 class Classifier:
     """The models that this process serves. Any thread may ask."""
 
-    def __init__(self, db: Database) -> None:
-        self._db = db
+    def __init__(self, db: Database, far: Far | None = None) -> None:
+        """`far` where there is a GPU to serve with."""
+        self._db, self._far = db, far
         self._kept: OrderedDict[str, Loaded] = OrderedDict()  # by model id, least recently used first
         self._pointers: dict[str, str] = {}  # a name -> the model id that it stands for here
         self._wanted: dict[str, str] = {}  # the same by the database
@@ -201,9 +227,10 @@ class Classifier:
                 raise ModelDamaged(damage)
             weights = self._weights(model)
             exact = NumpyNetwork(weights.spec, weights.arrays)
-            loaded = Loaded(
-                model, _fastest(model, weights, exact), exact, Calibration.of_json(model.calibration)
-            )
+            network: Runs = _fastest(model, weights, exact)
+            if self._far is not None:
+                network = _placed(model, network, exact, self._far(weights.spec, weights.arrays))
+            loaded = Loaded(model, network, exact, Calibration.of_json(model.calibration))
             self._keep(loaded)
             return loaded
 
@@ -248,16 +275,36 @@ def _fastest(model: Model, weights: Weights, exact: NumpyNetwork) -> NumpyNetwor
     return fastest
 
 
-def _seconds(network: NumpyNetwork | QuantizedNetwork) -> float:
-    """The least that an image takes by itself."""
-    image = np.zeros((1, network.spec.layer_widths[0]), np.uint8)
-    image[:, ::5] = 255
-    taken = []
+def _placed(model: Model, near: Runs, exact: Runs, far: Runs) -> Runs:
+    """By a measurement: on the GPU too, if that says the same and is faster with some batch."""
+    images = _images(LARGEST_BATCH)
+    expected = exact.logits(images)
+    if not np.allclose(far.logits(images), expected, rtol=0, atol=TOLERANCE * float(np.abs(expected).max())):
+        log.warning("%s is not served by the GPU: its answers differ there", model.id)
+        return near
+    for count in BATCHES:
+        if _seconds(far, count) < _seconds(near, count):
+            log.info("%s is served by the GPU from %d images on", model.id, count)
+            return Placed(near, far, count)
+    return near
+
+
+def _seconds(network: Runs, count: int = 1) -> float:
+    """The least that so many images take together, without others."""
+    images, taken = _images(count), []
     for _ in range(TRIALS):
         began = time.perf_counter()
-        network.logits(image)
+        network.logits(images)
         taken.append(time.perf_counter() - began)
     return min(taken)
+
+
+def _images(count: int) -> NDArray[np.uint8]:
+    """(count, 784): a fifth of each is ink, each in other places."""
+    images = np.zeros((count, PIXELS), np.uint8)
+    for number, image in enumerate(images):
+        image[number % 5 :: 5] = 255
+    return images
 
 
 def _check(model: Model) -> None:

@@ -13,7 +13,7 @@ import json
 import os
 import time
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -90,6 +90,23 @@ class Sweep(View):
     set: list[int] | None = None
     over_seeds: list[dict[str, Any]] = []
     members: list[Member] = []
+
+    @property
+    def ended(self) -> bool:
+        return self.state in TERMINAL
+
+
+class Batch(View):
+    """A set of images that is read in the background. `counts` has `total`, `done` and, of those, `errors`."""
+
+    id: str
+    state: str
+    model_id: str
+    counts: dict[str, int]
+    error: dict[str, Any] | None = None
+    created_at: str
+    started_at: str | None = None
+    finished_at: str | None = None
 
     @property
     def ended(self) -> bool:
@@ -199,6 +216,7 @@ class Client:
         self.jobs = Jobs(self)
         self.models = Models(self)
         self.sweeps = Sweeps(self)
+        self.batches = Batches(self)
 
     def __enter__(self) -> Self:
         return self
@@ -314,6 +332,17 @@ class Client:
                     time.sleep(wait)
                     continue
             return _accepted(response)
+
+    def download(self, path: str) -> Iterator[bytes]:
+        """The pieces of an answer of any size as they come. Raises ApiError, and Unreachable when it breaks."""
+        try:
+            with self._http.stream("GET", path) as response:
+                if response.is_error:
+                    response.read()
+                    _accepted(response)
+                yield from response.iter_bytes()
+        except httpx.TransportError as error:
+            raise Unreachable(f"{path} broke off: {error}") from error
 
     def stream(self, path: str, headers: Mapping[str, str]) -> Iterator[str]:
         """The lines of an answer as they come. Raises ApiError, and httpx.TransportError when it breaks."""
@@ -542,6 +571,66 @@ class Sweeps:
         """Returns the sweep when all its members have ended, however they ended. A paused one is waited for."""
         *_, last = self.follow(sweep_id, sort=sort)
         return last
+
+
+class Batches:
+    """`client.batches`."""
+
+    def __init__(self, client: Client) -> None:
+        self._client = client
+
+    def create(
+        self,
+        content: bytes | Iterable[bytes],
+        *,
+        model: str = "latest",
+        preprocess: str | None = None,
+        scale: str | None = None,
+        media_type: str | None = None,
+        idempotency_key: str | None = None,
+    ) -> Batch:
+        """Submit lines of JSON, pixels (`media_type` application/octet-stream) or a ZIP: bytes, or what gives their
+        pieces, anew each time that it is iterated. Raises ApiError."""
+        headers = {"Idempotency-Key": idempotency_key or str(uuid.uuid4())}
+        if media_type is not None:
+            headers["Content-Type"] = media_type
+        params = _given({"model": model, "preprocess": preprocess, "scale": scale})
+        answer = self._client.call("POST", "/v1/batches", params=params, content=content, headers=headers)
+        return Batch.model_validate(answer)
+
+    def get(self, batch_id: str) -> Batch:
+        return Batch.model_validate(self._client.call("GET", _path("batches", batch_id)))
+
+    def list(self, *, limit: int = 20, state: str | None = None) -> list[Batch]:
+        """The newest batches, newest first."""
+        answer = self._client.call("GET", "/v1/batches", params=_given({"limit": limit, "state": state}))
+        return [Batch.model_validate(item) for item in answer["data"]]
+
+    def cancel(self, batch_id: str) -> Batch:
+        return Batch.model_validate(self._client.call("POST", _path("batches", batch_id, "cancel")))
+
+    def delete(self, batch_id: str) -> None:
+        self._client.call("DELETE", _path("batches", batch_id))
+
+    def follow(self, batch_id: str) -> Iterator[Batch]:
+        """The batch now, and again each second while it goes on; the last one has ended."""
+        while not (found := self.get(batch_id)).ended:
+            yield found
+            time.sleep(FOLLOW_SECONDS)
+        yield found
+
+    def wait(self, batch_id: str) -> Batch:
+        """Returns the batch when it has ended, however it ended."""
+        *_, last = self.follow(batch_id)
+        return last
+
+    def results(self, batch_id: str) -> Iterator[bytes]:
+        """The answers of a batch that has ended, each a line of JSON without its end. Raises ApiError, and Unreachable
+        when they break off."""
+        rest = b""
+        for piece in self._client.download(_path("batches", batch_id, "results")):
+            *lines, rest = (rest + piece).split(b"\n")
+            yield from lines
 
 
 class Models:

@@ -57,6 +57,11 @@ class NumpyNetwork:
             raise ValueError("a regression has no probabilities: use logits")
         return softmax(self.logits(inputs))
 
+    @property
+    def layers(self) -> list[Layers]:
+        """Those of each network, a committee's members first to last, as `layers_of` gives them."""
+        return [[*one.hidden, one.last] for one in self._networks]
+
     def _forward(self, inputs: NDArray[Any]) -> Floats:
         if len(self._networks) == 1:
             return self._networks[0](inputs)
@@ -71,18 +76,30 @@ class _Perceptron:
 
     def __init__(self, spec: TrainingSpec, arrays: Arrays) -> None:
         self._activate = IN_PLACE[spec.network.activation]
-        # BLAS reads the transpose in place
-        *self._hidden, self._last = [(weight.T, bias) for weight, bias in layers_of(spec, arrays)]
+        *self.hidden, self.last = layers_of(spec, arrays)
 
     def __call__(self, inputs: NDArray[Any]) -> Floats:
         """Its logits, or a regression's outputs."""
         values = np.asarray(inputs, dtype=np.float32)
-        for weight, bias in self._hidden:
-            values = values @ weight
+        if len(values) == 1:
+            return self._one(values[0])[np.newaxis]
+        for weight, bias in self.hidden:
+            values = values @ weight.T  # which BLAS reads in place
             values += bias
             values = self._activate(values)
-        weight, bias = self._last
-        outputs: Floats = values @ weight
+        weight, bias = self.last
+        outputs: Floats = values @ weight.T
+        outputs += bias
+        return outputs
+
+    def _one(self, values: Floats) -> Floats:
+        """The same of a single row, for which less is looked at on the way to the product."""
+        for weight, bias in self.hidden:
+            values = weight.dot(values)
+            values += bias
+            values = self._activate(values)
+        weight, bias = self.last
+        outputs: Floats = weight.dot(values)
         outputs += bias
         return outputs
 

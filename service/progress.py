@@ -1,9 +1,11 @@
-"""The progress of a job, or of a sweep, on a terminal."""
+"""The progress of a job, of a sweep, or of a batch, on a terminal."""
+
+from typing import Self
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
-from service.client import TERMINAL, Client, Event, Job, Sweep
+from service.client import TERMINAL, Batch, Client, Event, Job, Sweep
 
 ENDED = (*TERMINAL, "deleted")
 
@@ -27,23 +29,52 @@ def follow(client: Client, job_id: str, console: Console) -> Job:
 def follow_sweep(client: Client, sweep_id: str, console: Console, *, sort: str | None = None) -> Sweep:
     """Show a bar (members that have ended, how many are in which state, the best so far) until the sweep has
     ended; without a terminal, a line whenever one more has ended. Returns the sweep."""
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(bar_width=12),
-        TextColumn("{task.completed:,.0f}/{task.total:,.0f}"),
-        TextColumn("{task.fields[figures]}"),
-    )
-    ended = -1
-    with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
-        task = bar.add_task("queued", total=1, figures="")
+    with _Counted(console, "members") as counted:
         for sweep in client.sweeps.follow(sweep_id, sort=sort):
-            before, ended = ended, sum(sweep.counts.get(state, 0) for state in ENDED)
-            figures = _standing(sweep)
-            bar.update(task, description=sweep.state, completed=ended, total=sweep.size, figures=figures)
-            if bar.disable and ended != before:
-                line = f"{sweep.state}: {ended:,}/{sweep.size:,} members  {figures}"
-                console.print(line, highlight=False, markup=False)
+            ended = sum(sweep.counts.get(state, 0) for state in ENDED)
+            counted.show(sweep.state, ended, sweep.size, _standing(sweep))
     return sweep
+
+
+def follow_batch(client: Client, batch_id: str, console: Console) -> Batch:
+    """Show a bar (images that are answered, and how many of them could not be read) until the batch has ended; without
+    a terminal, a line whenever there are more. Returns the batch."""
+    with _Counted(console, "images") as counted:
+        for batch in client.batches.follow(batch_id):
+            errors = batch.counts["errors"]
+            figures = f"{errors:,} errors" if errors else ""
+            counted.show(batch.state, batch.counts["done"], batch.counts["total"], figures)
+    return batch
+
+
+class _Counted:
+    """A bar of things that are done one by one."""
+
+    def __init__(self, console: Console, noun: str) -> None:
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=12),
+            TextColumn("{task.completed:,.0f}/{task.total:,.0f}"),
+            TextColumn("{task.fields[figures]}"),
+        )
+        self._console, self._noun = console, noun
+        self._bar = Progress(*columns, console=console, disable=not console.is_terminal)
+        self._task = self._bar.add_task("queued", total=1, figures="")
+        self._done = -1
+
+    def __enter__(self) -> Self:
+        self._bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.stop()
+
+    def show(self, state: str, done: int, total: int, figures: str) -> None:
+        self._bar.update(self._task, description=state, completed=done, total=total, figures=figures)
+        if self._bar.disable and done != self._done:
+            line = f"{state}: {done:,}/{total:,} {self._noun}  {figures}"
+            self._console.print(line, highlight=False, markup=False)
+        self._done = done
 
 
 def _standing(sweep: Sweep) -> str:

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service.checkpoints import Arrays
-from service.inference import Floats, Layers, NumpyNetwork, layers_of, softmax
+from service.inference import Floats, Layers, NumpyNetwork, layers_of
 from service.spec import TrainingSpec
 
 PEAK = 99.99  # per cent of a hidden layer's outputs that lie within the scale
@@ -73,10 +73,6 @@ class QuantizedNetwork:
         pixels = inputs if inputs.dtype == np.uint8 else np.rint(inputs).astype(np.uint8)
         found: Floats = self._session.run(None, {"pixels": np.ascontiguousarray(pixels)})[0]
         return found
-
-    def probabilities(self, inputs: NDArray[Any]) -> Floats:
-        """Softmax of the logits."""
-        return softmax(self.logits(inputs))
 
 
 def is_quantizable(spec: TrainingSpec) -> bool:

@@ -1,28 +1,46 @@
-"""The queue: a message is a doorbell that carries a job's id. It may come twice or never, and neither
+"""The queue: a message is a doorbell that carries the id of a job or a batch. It may come twice or never, and neither
 matters: the row in the database is the truth, and a worker that finds it taken goes away again.
 """
 
 import logging
 import queue as stdlib_queue
 import threading
-from collections.abc import Sequence
+import warnings
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Protocol
 
 import redis
-from celery import Celery
+from celery import Celery, signals
+from celery.platforms import SecurityWarning
 from kombu.exceptions import OperationalError
 
 from service import broker
 from service.settings import Settings
-from service.store import jobs
-from service.store.database import Database
-from service.store.jobs import Job
+from service.store import batches
 
-TRAIN_TASK = "numeral.train"
-QUEUES = ("cpu", "gpu")
+TRAIN_TASK, READ_TASK = "numeral.train", "numeral.read"
+TASKS = {
+    "cpu": TRAIN_TASK,
+    "gpu": TRAIN_TASK,
+    batches.QUEUE: READ_TASK,
+}  # what the messages of a queue ask for
+QUEUES = tuple(TASKS)
 PRIORITIES = tuple(range(10))  # 0 goes first
+STUCK_SECONDS = 120.0  # of waiting work and an idle process beside it
 _SEPARATOR = "\x06\x16"  # kombu's, between a queue's name and a priority
 
 log = logging.getLogger(__name__)
+
+
+class Waiting(Protocol):
+    """What a message rings for: a row that waits in a queue."""
+
+    @property
+    def id(self) -> str: ...
+    @property
+    def queue(self) -> str: ...
+    @property
+    def priority(self) -> int: ...
 
 
 def celery(settings: Settings) -> Celery:
@@ -58,11 +76,43 @@ def celery(settings: Settings) -> Celery:
     return app
 
 
-def send(app: Celery, job: Job) -> None:
-    """Ring for a queued job. Raises OperationalError when the broker cannot be reached."""
-    app.send_task(
-        TRAIN_TASK, args=[job.id], queue=job.queue, priority=job.priority, ignore_result=True, retry=False
+def work(app: Celery, queues: Sequence[str], *, name: str, log_level: str, pool: str, size: int = 1) -> None:
+    """Take messages of these queues until told to stop; logging stays as it is."""
+    # it warns root of pickled messages; ours are JSON, and nothing else is accepted
+    warnings.filterwarnings("ignore", category=SecurityWarning)
+    signals.setup_logging.connect(_keep_logging, weak=False)
+    app.worker_main(
+        [
+            *("--quiet", "worker", "--pool", pool, "--concurrency", str(size)),
+            *("--queues", ",".join(queues), "--hostname", f"{name}@%h"),
+            *("--without-gossip", "--without-mingle", "--without-heartbeat"),
+            *("--loglevel", log_level),
+        ]
     )
+
+
+def _keep_logging(**_: Any) -> None:
+    """With a receiver of this signal, Celery leaves logging as it is."""
+
+
+def send(app: Celery, waiting: Waiting) -> None:
+    """Ring for what is queued. Raises OperationalError when the broker cannot be reached."""
+    app.send_task(
+        TASKS[waiting.queue],
+        args=[waiting.id],
+        queue=waiting.queue,
+        priority=waiting.priority,
+        ignore_result=True,
+        retry=False,
+    )
+
+
+def ring(app: Celery, waiting: Waiting) -> None:
+    """As `send`; what cannot be sent is left to the reconciler."""
+    try:
+        send(app, waiting)
+    except (OperationalError, redis.RedisError, OSError) as error:
+        log.warning("could not ring for %s, the reconciler will: %s", waiting.id, error)
 
 
 def depths(settings: Settings) -> dict[str, int]:
@@ -80,6 +130,25 @@ def depths(settings: Settings) -> dict[str, int]:
     return {name: sum(lengths[index * size : (index + 1) * size]) for index, name in enumerate(QUEUES)}
 
 
+def is_deaf(
+    settings: Settings, queues: Sequence[str], *, idle: float, oldest_wait: Callable[[], float | None]
+) -> bool:
+    """Whether a process that has been idle for so many seconds no longer gets its messages: work has grown old beside
+    it, with the broker alive. It had better end, so that whoever supervises starts a sound one."""
+    if idle < STUCK_SECONDS:
+        return False
+    waited = oldest_wait()
+    if waited is None or waited < STUCK_SECONDS:
+        return False
+    try:
+        if sum(depths(settings)[name] for name in queues) == 0:
+            return False  # nothing to get: it is the sender that is missing
+    except (redis.RedisError, OSError):
+        return False
+    log.error("work has waited %.0f seconds beside an idle process: ending it to start afresh", waited)
+    return True
+
+
 class Doorbell(threading.Thread):
     """Sends messages off the request's path, so that a slow or frozen broker delays no answer. What it
     cannot send is left to the reconciler."""
@@ -87,26 +156,24 @@ class Doorbell(threading.Thread):
     def __init__(self, app: Celery) -> None:
         super().__init__(name="doorbell", daemon=True)
         self._app = app
-        self._waiting: stdlib_queue.Queue[Job | None] = stdlib_queue.Queue(maxsize=1000)
+        self._waiting: stdlib_queue.Queue[Waiting | None] = stdlib_queue.Queue(maxsize=1000)
 
-    def ring(self, *queued: Job) -> None:
+    def ring(self, *queued: Waiting) -> None:
         """Send soon, in this order. Returns at once; over a full queue the reconciler will ring."""
-        for sent, job in enumerate(queued):
+        for sent, one in enumerate(queued):
             try:
-                self._waiting.put_nowait(job)
+                self._waiting.put_nowait(one)
             except stdlib_queue.Full:
                 left = len(queued) - sent
-                log.warning("too many messages wait to be sent: leaving %d jobs to the reconciler", left)
+                log.warning("too many messages wait to be sent: leaving %d of them to the reconciler", left)
                 return
 
     def run(self) -> None:
-        while (job := self._waiting.get()) is not None:
+        while (one := self._waiting.get()) is not None:
             try:
-                send(self._app, job)
-            except (OperationalError, redis.RedisError, OSError) as error:
-                log.warning("could not ring for %s, the reconciler will: %s", job.id, error)
+                ring(self._app, one)
             except Exception:
-                log.exception("could not ring for %s, the reconciler will", job.id)
+                log.exception("could not ring for %s, the reconciler will", one.id)
 
     def close(self) -> None:
         """Send what waits, then stop; given up after a few seconds."""
@@ -114,13 +181,15 @@ class Doorbell(threading.Thread):
         self.join(timeout=5)
 
 
-def ring_all(app: Celery, db: Database, waiting: Sequence[Job]) -> int:
-    """Ring again for each; returns how many were rung for before the broker failed, if it did."""
-    for count, job in enumerate(waiting):
+def ring_all(app: Celery, waiting: Iterable[Waiting], *, mark: Callable[[str], None]) -> int:
+    """Ring again for each, and `mark` its id; returns how many were rung for before the broker failed, if it did."""
+    count = 0
+    for one in waiting:
         try:
-            send(app, job)
-            jobs.mark_rung(db, job.id)
+            send(app, one)
         except (OperationalError, redis.RedisError, OSError) as error:
             log.warning("the broker takes no messages: %s", error)
-            return count
-    return len(waiting)
+            break
+        mark(one.id)
+        count += 1
+    return count

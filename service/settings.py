@@ -91,6 +91,13 @@ class Settings(BaseSettings):
             description="Bytes of checkpoints of one API key beyond which it submits no more jobs (409).",
         ),
     ] = None
+    api_device: Annotated[
+        Literal["auto", "cpu", "cuda"],
+        Field(
+            description="What an API process may serve with beside the CPU: `cuda` for batches that are faster there; "
+            "`auto` does so where there is a GPU and PyTorch."
+        ),
+    ] = "auto"
     database_url: Annotated[
         SecretStr | None,
         Field(
@@ -125,13 +132,17 @@ class Settings(BaseSettings):
         Field(ge=1, le=1024, description="CPU threads of each training process. Unset: cores / workers."),
     ] = None
     lease_seconds: Annotated[
-        float, Field(ge=1, le=3600, description="Seconds after which a silent worker loses its job.")
+        float,
+        Field(ge=1, le=3600, description="Seconds after which a silent worker loses its job, or its batch."),
     ] = 60
     reconcile_seconds: Annotated[
         float, Field(ge=0.1, le=600, description="Seconds between two rounds of the reconciler.")
     ] = 5
     max_attempts: Annotated[
-        int, Field(ge=1, le=100, description="Workers a job may lose before it fails as `worker_lost`.")
+        int,
+        Field(
+            ge=1, le=100, description="Workers a job or a batch may lose before it fails as `worker_lost`."
+        ),
     ] = 3
     max_parameters: Annotated[
         int, Field(ge=1, description="Parameter budget of a network that a spec may ask for.")
@@ -147,6 +158,9 @@ class Settings(BaseSettings):
     max_body_bytes: Annotated[
         int, Field(ge=1024, description="Largest body of a prediction request, in bytes.")
     ] = 32 * 1024**2
+    max_batch_bytes: Annotated[int, Field(ge=1024, description="Largest body of a batch, in bytes.")] = (
+        1024**3
+    )
     max_json_bytes: Annotated[
         int,
         Field(

@@ -1,4 +1,4 @@
-"""`numeral up`: the API, a worker and the embedded broker as children of one process.
+"""`numeral up`: the API, a worker, a batch worker and the embedded broker as children of one process.
 
 One Ctrl-C stops all; a child that ends by itself is started again; nothing is left behind, also when the
 supervisor itself is killed.
@@ -95,6 +95,7 @@ class Supervisor:
         if self.settings.broker_url is None:
             self._add("broker", lambda: broker.start(self.settings))
         self._add("worker", lambda: self._spawn("worker"))
+        self._add("batch worker", lambda: self._spawn("batch-worker"))
         self._add("api", lambda: self._spawn("serve"))
 
     def _add(self, name: str, start: Callable[[], "subprocess.Popen[bytes]"]) -> None:
@@ -179,13 +180,13 @@ class Supervisor:
             time.sleep(0.2)
 
     def _stop_children(self) -> None:
-        """The API first, so that nothing new comes in; then the worker, which saves and hands back; the
+        """The API first, so that nothing new comes in; then the workers, which save and hand back; the
         broker last, so that they can still ring."""
         for child in reversed(self._children):
             if child.process.poll() is None:
                 child.process.send_signal(signal.SIGTERM)
             if child.name == "worker":
-                self._await_end("worker", "api")
+                self._await_end("worker", "batch worker", "api")
         self._await_end("broker")
 
     def _await_end(self, *names: str) -> None:

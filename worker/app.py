@@ -9,20 +9,18 @@ import logging
 import os
 import signal
 import socket
-import warnings
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
-import redis
 import torch
 from billiard import current_process, set_start_method
 from billiard.exceptions import WorkerLostError
 from celery import Celery, signals
-from celery.platforms import SecurityWarning
-from kombu.exceptions import OperationalError
 
 from service import lifeline, queue
 from service.errors import ServiceError
+from service.lease import Heartbeat
 from service.settings import Settings
 from service.store import attempts, jobs, workers
 from service.store.attempts import Attempt
@@ -30,11 +28,8 @@ from service.store.database import Database
 from service.store.jobs import Job
 from service.versions import code_version
 from worker import device, tasks
-from worker.lease import Heartbeat
 from worker.leaving import Leaving
 from worker.process import Process
-
-STUCK_SECONDS = 120.0  # of waiting jobs and an idle process beside them
 
 log = logging.getLogger(__name__)
 
@@ -67,13 +62,10 @@ class Worker:
         # then every child, also one that takes a dead one's place, has it from the fork
         for module in ("torch._dynamo", "torchmetrics.functional"):
             importlib.import_module(module)
-        # it warns root of pickled messages; ours are JSON, and nothing else is accepted
-        warnings.filterwarnings("ignore", category=SecurityWarning)
         set_start_method("fork", force=True)  # a fresh interpreter, macOS's default, would know none of this
         # registered under a name that the sender spells too: service never imports worker
         self._app.task(name=queue.TRAIN_TASK, ignore_result=True)(self._train)
         connections: Sequence[tuple[Any, Any]] = (
-            (signals.setup_logging, _keep_logging),
             (signals.worker_process_init, self._begin_child),
             (signals.worker_process_shutdown, self._end_child),
             (signals.worker_shutting_down, self._leave),
@@ -81,13 +73,13 @@ class Worker:
         )
         for celery_signal, receiver in connections:
             celery_signal.connect(receiver, weak=False)
-        self._app.worker_main(
-            [
-                *("--quiet", "worker", "--pool", "prefork", "--concurrency", str(self._size)),
-                *("--queues", ",".join(self._queues), "--hostname", f"numeral-{os.getpid()}@%h"),
-                *("--without-gossip", "--without-mingle", "--without-heartbeat"),
-                *("--loglevel", self._settings.log_level),
-            ]
+        queue.work(
+            self._app,
+            self._queues,
+            name=f"numeral-{os.getpid()}",
+            log_level=self._settings.log_level,
+            pool="prefork",
+            size=self._size,
         )
 
     def _train(self, job_id: str) -> None:
@@ -156,30 +148,14 @@ class Worker:
             db.close()
 
     def _ring(self, job: Job) -> None:
-        try:
-            queue.send(self._app, job)
-        except (OperationalError, redis.RedisError, OSError) as error:
-            log.warning("the reconciler will ring for %s: %s", job.id, error)
+        queue.ring(self._app, job)
 
     def _watch(self, db: Database, idle_seconds: float) -> None:
-        """A process that has been idle while jobs grew old beside it, with the broker alive, no longer
-        gets its messages: end, so that whoever supervises starts a sound one."""
-        if idle_seconds < STUCK_SECONDS or self._leaving.is_set():
+        if self._leaving.is_set():
             return
-        waited = workers.oldest_wait(db, self._queues)
-        if waited is None or waited < STUCK_SECONDS:
-            return
-        try:
-            if sum(queue.depths(self._settings)[name] for name in self._queues) == 0:
-                return  # nothing to get: it is the sender that is missing
-        except (redis.RedisError, OSError):
-            return
-        log.error("jobs have waited %.0f seconds beside an idle worker: ending it to start afresh", waited)
-        os.kill(os.getppid(), signal.SIGTERM)
-
-
-def _keep_logging(**_: Any) -> None:
-    """With a receiver of this signal, Celery leaves logging as it is."""
+        waited = partial(workers.oldest_wait, db, self._queues)
+        if queue.is_deaf(self._settings, self._queues, idle=idle_seconds, oldest_wait=waited):
+            os.kill(os.getppid(), signal.SIGTERM)
 
 
 def _gpus(settings: Settings) -> int:

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from functools import partial
 from importlib.metadata import version
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 
@@ -21,29 +21,29 @@ from service.checkpoints import (
     sha256,
 )
 from service.data.digits import PREPROCESSING_VERSION
-from service.errors import NotFound, ServiceError, Unavailable
+from service.errors import NotFound, ServiceError
+from service.lease import Lease
 from service.network import Network, rebuild
 from service.report import make as make_report
 from service.spec import TrainingSpec
-from service.store import attempts, checkpoints, models
-from service.store.checkpoints import Checkpoint, Damaged, Kept
+from service.store import attempts, blobs, checkpoints, models
+from service.store.attempts import Attempt
+from service.store.blobs import Damaged
+from service.store.checkpoints import Checkpoint, Kept
 from service.store.database import Database
 from service.store.events import Telling
-from service.store.jobs import Job, JobLost, State
+from service.store.jobs import Job, State
+from service.store.leases import LeaseLost
 from service.store.reports import Draft
 from service.versions import code_version
 from worker.budget import Trial, seconds_of, steps_within
 from worker.committee import fit
 from worker.device import Resident, describe, precision_name, set_threads, threads_for
-from worker.lease import Lease
 from worker.process import Process, out_of_memory
 from worker.record import POLL_SECONDS, Record, seconds_to_note
 from worker.training import Report
 
-RETRY_SECONDS = 1.0
-
 log = logging.getLogger(__name__)
-T = TypeVar("T")
 
 
 class TeacherGone(ServiceError):
@@ -57,7 +57,7 @@ class MaxRuntime(ServiceError):
 class Training:
     """One attempt at one job."""
 
-    def __init__(self, process: Process, job: Job, lease: Lease) -> None:
+    def __init__(self, process: Process, job: Job, lease: Lease[Attempt]) -> None:
         self._process = process
         self._db = process.db
         self._job = job
@@ -100,7 +100,7 @@ class Training:
         alone. Whether there is more to do: the work said so, and did not fail."""
         try:
             return bool(work())
-        except JobLost as lost:
+        except LeaseLost as lost:
             log.warning("%s", lost.detail)
         except ServiceError as error:
             log.warning("%s failed: %s", self._job.id, error.detail)
@@ -121,12 +121,12 @@ class Training:
         except Exception:
             log.exception("the last figures of %s are lost", self._job.id)
         try:
-            self._patiently(
+            self._lease.patiently(
                 lambda: attempts.fail(
                     self._db, self._attempt, code=code, detail=detail, runtime=self._runtime
                 )
             )
-        except JobLost as lost:
+        except LeaseLost as lost:
             log.warning("%s", lost.detail)
         except Exception:
             log.exception("%s cannot be failed: its lease will run out", self._job.id)
@@ -134,12 +134,12 @@ class Training:
     def _train(self) -> None:
         set_threads(threads_for(self._spec, self._process.threads))
         data = self._process.data(self._spec)
-        teacher = self._patiently(lambda: teacher_of(self._db, self._spec))
+        teacher = self._lease.patiently(lambda: teacher_of(self._db, self._spec))
         planned = self._planned(data, teacher)
         if planned is None:
             return
         self.begin(planned, data)
-        resume = self._patiently(self._resume)
+        resume = self._lease.patiently(self._resume)
         for report in fit(planned, data, device=data.device, resume=resume, teacher=teacher):
             if not self.take(report):
                 return
@@ -152,7 +152,7 @@ class Training:
         self._precision = precision_name(planned, data.device)
         if together > 1:
             told: Telling = ("log", {"message": f"{together} members of the sweep are trained together"})
-            self._patiently(lambda: attempts.tell(self._db, self._attempt, told))
+            self._lease.patiently(lambda: attempts.tell(self._db, self._attempt, told))
         return True
 
     def take(self, report: Report) -> bool:
@@ -186,15 +186,14 @@ class Training:
 
     def _stopped_in_trial(self, report: Report) -> bool:
         """Whether the job is to stop before it has begun, and then that has been done: nothing is left of it."""
-        if self._lease.lost:
-            raise JobLost(f"the lease of {self._job.id} ran out")
+        self._lease.require()
         if self._process.leaving.is_set():
             self.release()
             return True
         if report.step and time.monotonic() - self._polled_at < POLL_SECONDS:
             return False
         self._polled_at = time.monotonic()
-        state = self._patiently(lambda: attempts.state(self._db, self._attempt))
+        state = self._lease.patiently(lambda: attempts.state(self._db, self._attempt))
         if state == "cancelling":
             self._cancelled()
             return True
@@ -204,7 +203,7 @@ class Training:
         """What a checkpoint takes. Nothing names these bytes: they are collected as garbage."""
         began = time.monotonic()
         for data in self._encoded(report.snapshot()):
-            self._patiently(partial(checkpoints.write_blob, self._db, data))
+            self._lease.patiently(partial(blobs.write, self._db, data))
         return time.monotonic() - began
 
     def _tell_plan(self, planned: TrainingSpec, seconds: float) -> None:
@@ -221,7 +220,9 @@ class Training:
             f"{plan.steps:,} steps, {plan.epochs:.4g} epochs, fit into {self._spec.budget_seconds:g} seconds"
         )
         told: Telling = ("log", {"message": said})
-        self._patiently(lambda: attempts.tell(self._db, self._attempt, told, values={"progress": progress}))
+        self._lease.patiently(
+            lambda: attempts.tell(self._db, self._attempt, told, values={"progress": progress})
+        )
 
     def _resume(self) -> Snapshot | None:
         """The newest whole checkpoint of an earlier attempt."""
@@ -242,19 +243,18 @@ class Training:
 
     def _note(self, report: Report) -> State | None:
         """Take the report in, and write when it is time. Returns the job's state when it was looked at."""
-        if self._lease.lost:
-            raise JobLost(f"the lease of {self._job.id} ran out")
+        self._lease.require()
         self._newest = report
         self._record.take(report)
         if self._record.write_due(report):
             return self._write(report)
         if self._record.poll_due():
-            return self._patiently(lambda: attempts.state(self._db, self._attempt))
+            return self._lease.patiently(lambda: attempts.state(self._db, self._attempt))
         return None
 
     def _write(self, report: Report) -> State:
         progress, points, figures, curves = self._record.hand_over(report)
-        return self._patiently(
+        return self._lease.patiently(
             lambda: attempts.write_progress(
                 self._db,
                 self._attempt,
@@ -294,18 +294,18 @@ class Training:
         return False
 
     def _paused(self) -> bool:
-        return self._patiently(lambda: attempts.paused(self._db, self._attempt, runtime=self._runtime))
+        return self._lease.patiently(lambda: attempts.paused(self._db, self._attempt, runtime=self._runtime))
 
     def release(self) -> None:
         """Hand the job back to the queue."""
-        job = self._patiently(lambda: attempts.release(self._db, self._attempt, runtime=self._runtime))
+        job = self._lease.patiently(lambda: attempts.release(self._db, self._attempt, runtime=self._runtime))
         if job.state == "queued":
             self._process.ring(job)
 
     def _finish(self, report: Report) -> None:
         header, weights = self._store(report, "final")
         draft = self._evaluated(weights)
-        model = self._patiently(
+        model = self._lease.patiently(
             lambda: models.finish(
                 self._db,
                 self._attempt,
@@ -334,11 +334,11 @@ class Training:
         except Exception as error:
             log.exception("%s has no report", self._job.id)
             warning = {"code": "report_failed", "detail": f"{type(error).__name__}: {error}"}
-        self._patiently(lambda: attempts.tell(self._db, self._attempt, ("warning", warning)))
+        self._lease.patiently(lambda: attempts.tell(self._db, self._attempt, ("warning", warning)))
         return None
 
     def _cancelled(self) -> None:
-        self._patiently(lambda: attempts.cancelled(self._db, self._attempt, runtime=self._runtime))
+        self._lease.patiently(lambda: attempts.cancelled(self._db, self._attempt, runtime=self._runtime))
 
     def _save_if_time(self, report: Report) -> None:
         policy = self._spec.checkpoints
@@ -363,7 +363,7 @@ class Training:
         self._write_rest(report)
         snapshot = report.snapshot()
         weights, state = self._encoded(snapshot)
-        self._saved = self._patiently(
+        self._saved = self._lease.patiently(
             lambda: checkpoints.save(
                 self._db,
                 self._attempt,
@@ -391,17 +391,6 @@ class Training:
         if self._spec.dataset.validation:
             best_by = "validation_loss" if self._spec.task_name == "regression" else "validation_accuracy"
         return Kept(policy.keep == "all", policy.newest, best_by)
-
-    def _patiently(self, write: Callable[[], T]) -> T:
-        """Write, trying again while the database is busy or away, as long as the lease can last."""
-        while True:
-            try:
-                return write()
-            except Unavailable as error:
-                if self._lease.lost:
-                    raise JobLost(f"the lease of {self._job.id} ran out: {error.detail}") from error
-                log.warning("%s: %s; trying again", self._job.id, error.detail)
-                time.sleep(RETRY_SECONDS)
 
 
 def teacher_of(db: Database, spec: TrainingSpec) -> Network | None:

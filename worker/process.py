@@ -6,12 +6,12 @@ from dataclasses import dataclass, field
 import torch
 
 from service.data import datasets
+from service.lease import Heartbeat
 from service.settings import Settings
 from service.spec import TrainingSpec
 from service.store.database import Database
 from service.store.jobs import Job
 from worker.device import Resident, place, resolve
-from worker.lease import Heartbeat
 from worker.leaving import Leaving
 
 

@@ -12,9 +12,8 @@ from dataclasses import dataclass
 from typing import Annotated
 
 from fastapi import Depends, FastAPI, Request
-from fastapi.routing import APIRoute
 from starlette.concurrency import run_in_threadpool
-from starlette.datastructures import Headers
+from starlette.routing import BaseRoute, Match
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service import keys as texts
@@ -29,6 +28,7 @@ from service.store.keys import Key, Submitter
 
 GOOD_SECONDS = 1.0  # for which nobody asks the database again
 PATIENT_SECONDS = 60.0  # and if it does not answer: it could not be told of a revocation either
+COOKIE = "numeral_key"  # see `session`
 KEPT = 10_000  # keys, and names of hosts
 
 Headed = Iterable[tuple[bytes, bytes]]
@@ -171,6 +171,12 @@ class Access:
         )
 
 
+def _authorization(request: Request) -> str:
+    """As the header has it, or a page's cookie."""
+    cookie = request.cookies.get(COOKIE)
+    return request.headers.get("authorization", "" if cookie is None else f"Bearer {cookie}")
+
+
 def _mark(authorization: bytes) -> bytes:
     return hashlib.sha256(authorization).digest()
 
@@ -195,16 +201,16 @@ class Gate:
     """Lets in whoever has a good key, where one is needed, and a request left. What the route asks for beyond that is
     looked at by `authorized`."""
 
-    def __init__(self, app: ASGIApp, open_routes: Sequence[APIRoute]) -> None:
+    def __init__(self, app: ASGIApp, open_routes: Sequence[BaseRoute]) -> None:
         self._app = app
-        self._open = [route.path_regex for route in open_routes]
+        self._open = open_routes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
         access: Access = scope["app"].state.context.access
-        if not access.is_counting or any(path.match(scope["path"]) for path in self._open):
+        if not access.is_counting or self._is_open(scope):
             await self._app(scope, receive, send)
             return
         visit = _Visit(access, scope, send)
@@ -218,6 +224,9 @@ class Gate:
         except _Withdrawn:
             log.warning("an answer to %s is broken off: its API key is good no longer", visit.name)
 
+    def _is_open(self, scope: Scope) -> bool:
+        return any(route.matches(scope)[0] is Match.FULL for route in self._open)
+
 
 class _Visit:
     """One request, whose answer tells what is left of its rate, and goes on only while its key is good."""
@@ -226,7 +235,7 @@ class _Visit:
         self._access = access
         self._scope = scope
         self._send = send
-        self._authorization = Headers(scope=scope).get("authorization", "")
+        self._authorization = _authorization(Request(scope))
         self._address = (scope.get("client") or ("",))[0]
         self._told: list[Header] = []
         self.name = self._address
@@ -291,5 +300,5 @@ async def _submitter(request: Request) -> Submitter | None:
 Submitting = Annotated[Submitter | None, Depends(_submitter)]
 
 
-def install(app: FastAPI, open_routes: Sequence[APIRoute]) -> None:
+def install(app: FastAPI, open_routes: Sequence[BaseRoute]) -> None:
     app.add_middleware(Gate, open_routes=open_routes)

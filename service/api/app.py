@@ -4,6 +4,7 @@ import logging
 from collections.abc import AsyncIterator, Iterator
 from contextlib import ExitStack, asynccontextmanager, contextmanager
 from importlib.metadata import version
+from pathlib import Path
 from threading import Lock
 from typing import Any
 
@@ -16,10 +17,12 @@ from pydantic.json_schema import models_json_schema
 from service import admin_key, queue
 from service.api import (
     access,
+    bulk,
     catalog,
     checkpoints,
     compare,
     events,
+    explanations,
     health,
     inference_protocol,
     jobs,
@@ -33,6 +36,8 @@ from service.api import (
     readings,
     reports,
     scopes,
+    session,
+    status,
     streams,
     submissions,
     sweep_pictures,
@@ -47,15 +52,17 @@ from service.api.limits import BodyLimit, RequestIdentity
 from service.api.pictures import Studio
 from service.api.statistics import Statistics
 from service.batcher import Batcher
-from service.classifier import Classifier
+from service.classifier import Classifier, Far
 from service.queue import Doorbell
 from service.reconciler import Reconciler
-from service.settings import Settings
+from service.settings import Settings, SettingsError
 from service.spec import TrainingSpec
 from service.store import schema
 from service.store.database import Database
+from service.ui import pages
 from service.versions import code_version
 
+NVIDIA = Path("/dev/nvidiactl")  # is there where a process may use an NVIDIA GPU
 COMPONENTS = "#/components/schemas/{model}"
 
 log = logging.getLogger(__name__)
@@ -63,7 +70,8 @@ log = logging.getLogger(__name__)
 
 NOUNS = (
     *(jobs, events, checkpoints, reports, compare, plots, sweeps, sweep_pictures, previews, models),
-    *(predictions, readings, streams, inference_protocol, catalog, keys, health),
+    *(predictions, explanations, readings, streams, bulk, inference_protocol, catalog, status, keys, session),
+    health,
 )
 
 
@@ -123,11 +131,13 @@ def create_app(settings: Settings) -> FastAPI:
     app.requires_key = settings.requires_key
     problems.install(app)
     app.add_middleware(BodyLimit, settings=settings)
-    access.install(app, scopes.check(noun.router for noun in NOUNS))
+    shown = pages.routes(app.openapi)
+    access.install(app, [*scopes.check(noun.router for noun in NOUNS), *shown])
     origins.install(app, settings)
     app.add_middleware(RequestIdentity)  # the last added is the outermost
     for noun in NOUNS:
         app.include_router(noun.router)
+    app.router.routes[:0] = shown  # first, since `/` is a page to who asks for HTML
     return app
 
 
@@ -151,7 +161,7 @@ def _wired(settings: Settings) -> Iterator[Context]:
         closing.callback(app.close)
         doorbell = Doorbell(app)
         reconciler = Reconciler(settings, db, app)
-        classifier = Classifier(db)
+        classifier = Classifier(db, _far(settings))
         batcher = Batcher(settings.max_waiting_images)
         for part in (doorbell, reconciler, classifier, batcher):
             part.start()
@@ -171,3 +181,23 @@ def _wired(settings: Settings) -> Iterator[Context]:
             Access(settings, db),
             decoding=Lock(),
         )
+
+
+def _far(settings: Settings) -> Far | None:
+    """What serves on a GPU, if there is one and it may. Raises SettingsError where it was asked for by name."""
+    if settings.api_device == "cpu" or (settings.api_device == "auto" and not NVIDIA.exists()):
+        return None
+    try:
+        from service.accelerated import AcceleratedNetwork, has_gpu
+    except ImportError:
+        found = False
+    else:
+        found = has_gpu()
+    if found:
+        return AcceleratedNetwork
+    if settings.api_device == "cuda":
+        raise SettingsError(
+            "NUMERAL_API_DEVICE is cuda, and here PyTorch finds no GPU: install numeral[train] where there is one, or "
+            "set it to auto"
+        )
+    return None

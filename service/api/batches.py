@@ -2,7 +2,7 @@
 
 import base64
 import binascii
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -61,12 +61,15 @@ class Way:
             with bodies.alone(upload.raw):
                 payload = bodies.decode(upload.raw)
                 return _asking(self._json(payload), payload)
-        if upload.raw.startswith(archives.MAGIC):
-            return self._archive(upload.raw)
         if not upload.raw:
             raise Invalid("the body is empty: send an image, a form of images, or JSON", code="no_images")
         if upload.is_pixels:
             return self._pixels(upload.raw)
+        if upload.raw.startswith(archives.MAGIC):
+            limits = self.settings
+            return self.archived(
+                archives.files(upload.raw, max_files=limits.max_images, max_bytes=limits.max_body_bytes)
+            )
         return _batch([self.digit(upload.raw)])
 
     def each(self, images: list[object], places: list[str], scale: Scale) -> Batch:
@@ -98,13 +101,12 @@ class Way:
             [_outcome(partial(way.file, data, place), self.on_error or "batch") for place, data in form.files]
         )
 
-    def _archive(self, data: bytes) -> Batch:
+    def archived(self, files: Iterable[tuple[str, bytes | ServiceError]], *, first: int = 0) -> Batch:
+        """Files of an archive by name, or what is wrong with them, numbered from `first`."""
         names: list[str] = []
         outcomes: list[Batch | ServiceError] = []
-        limits = self.settings
-        files = archives.files(data, max_files=limits.max_images, max_bytes=limits.max_body_bytes)
-        for index, (name, content) in enumerate(files):
-            outcomes.append(_outcome(partial(self.file, content, f"#/{index}"), self.on_error or "item"))
+        for number, (name, content) in enumerate(files, first):
+            outcomes.append(_outcome(partial(self.file, content, f"#/{number}"), self.on_error or "item"))
             names.append(name)
         if not names:
             raise Invalid("the archive holds no file: put at least one image in", code="no_images")

@@ -59,12 +59,12 @@ class DatasetView(BaseModel):
 
 
 class WorkerView(BaseModel):
-    """A training process seen of late."""
+    """A process that trains, or reads batches, seen of late."""
 
     name: str
     queues: list[str]
     device: str
-    job_id: Annotated[str | None, Field(description="What it works on.")]
+    job_id: Annotated[str | None, Field(description="What it works on: a job, or a batch.")]
     started_at: Time
     seen_at: Time
 
@@ -89,7 +89,7 @@ def datasets() -> Page[DatasetView]:
 
 @router.get("/workers", summary="List living workers", responses=documented())
 def alive(context: Wired) -> Page[WorkerView]:
-    """The training processes that were seen within the last minute."""
+    """The processes that train, or read batches, and were seen within the last minute."""
     found = [
         WorkerView(
             name=worker.name,

@@ -12,8 +12,9 @@ from service.api.jobs import JobId
 from service.api.problems import documented
 from service.api.schemas import Page, SpecJson, Time, matches, rfc3339
 from service.errors import Conflict, RangeNotSatisfiable
-from service.store import checkpoints, jobs
-from service.store.checkpoints import Checkpoint, Damaged
+from service.store import blobs, checkpoints, jobs
+from service.store.blobs import Damaged
+from service.store.checkpoints import Checkpoint
 from service.store.database import Database
 
 OCTETS = "application/octet-stream"
@@ -129,7 +130,7 @@ def download(
     if request.method == "HEAD":
         return Response(status_code=status, headers=headers, media_type=OCTETS)
     _check(context.db, header)
-    pieces = checkpoints.read_pieces(context.db, header.weights_blob, start=start, stop=stop)
+    pieces = blobs.read(context.db, header.weights_blob, start=start, stop=stop)
     return StreamingResponse(pieces, status, headers=headers, media_type=OCTETS)
 
 

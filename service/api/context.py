@@ -32,7 +32,7 @@ class Context:
     shelf: Shelf
     statistics: Statistics
     access: Access
-    decoding: Lock  # one at a time: the weights of a network may be hundreds of megabytes
+    decoding: Lock  # one at a time: a network's weights, an archive's directory may be hundreds of megabytes
 
 
 async def _of_request(request: Request) -> Context:

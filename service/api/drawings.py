@@ -23,7 +23,7 @@ from service.plots import Axis, Bin, Curve, Mistakes, Picture, Point
 from service.spec import Augmentation, DatasetSpec, TrainingSpec
 from service.store import checkpoints as stored
 from service.store import metrics, reports
-from service.store.checkpoints import Damaged
+from service.store.blobs import Damaged
 from service.store.jobs import Job
 
 PlotName = Literal[

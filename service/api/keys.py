@@ -20,7 +20,8 @@ MAX_SECONDS = 10 * 366 * 86_400
 Count = Annotated[int | None, Field(ge=1, le=2**53 - 1)]
 
 
-async def _required(context: Wired) -> None:
+async def required(context: Wired) -> None:
+    """Raises Conflict where no request needs a key."""
     if not context.settings.requires_key:
         raise Conflict(
             "NUMERAL_AUTH is off, and whoever may do everything now is not to keep that for later: make keys with "
@@ -29,7 +30,7 @@ async def _required(context: Wired) -> None:
         )
 
 
-router = APIRouter(prefix="/v1/keys", tags=["keys"], dependencies=[Depends(_required)])
+router = APIRouter(prefix="/v1/keys", tags=["keys"], dependencies=[Depends(required)])
 
 
 class KeyLimits(Payload):

@@ -95,7 +95,9 @@ class BodyLimit:
     def _limit(self, path: str) -> tuple[int, str]:
         if path.endswith("/predict/stream"):
             return sys.maxsize, ""  # each of its lines is limited where it is read
-        if path.endswith(("/predict", "/read", "/infer")):
+        if path == "/v1/batches":
+            return self._settings.max_batch_bytes, "NUMERAL_MAX_BATCH_BYTES"
+        if path.endswith(("/predict", "/read", "/infer", "/explain")):
             return self._settings.max_body_bytes, "NUMERAL_MAX_BODY_BYTES"
         return self._settings.max_json_bytes, "NUMERAL_MAX_JSON_BYTES"
 

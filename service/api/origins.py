@@ -93,8 +93,8 @@ class Origins:
 
 
 def install(app: FastAPI, settings: Settings) -> None:
-    """Both checks, and what lets pages of the origins that are set read the answers. No cookies: keys are sent by
-    whoever has them."""
+    """Both checks, and what lets pages of the origins that are set read the answers. Their requests
+    bring no cookie: keys are sent by whoever has them."""
     if settings.cors_origins:
         app.add_middleware(
             CORSMiddleware,

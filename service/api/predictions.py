@@ -2,11 +2,11 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Annotated, Any, Literal
 
 import orjson
-from fastapi import APIRouter, Query, Request, Response
+from fastapi import APIRouter, Depends, Query, Request, Response
 from pydantic import BaseModel, Field
 from starlette.types import Scope
 
@@ -18,6 +18,7 @@ from service.api.included import Include, Included
 from service.api.models import ModelRef
 from service.api.problems import Problem, documented
 from service.api.uploads import Upload, Uploaded
+from service.batcher import Batcher
 from service.classifier import Loaded
 from service.confidence import Predicted
 from service.data.digits import PREPROCESSING_VERSION, DigitWarning, Mode
@@ -98,7 +99,7 @@ _PREPROCESS = {
     "numbers): only resize.",
 }
 _FILE = {"schema": {"type": "string", "format": "binary"}}
-_BODY = {
+BODY = {
     "requestBody": {
         "required": True,
         "description": "Told by its content, whatever the Content-Type says.",
@@ -162,14 +163,24 @@ Exact = Annotated[
 ]
 
 
-@router.post(
-    "/predict",
-    response_model=Predictions,
-    summary="Read digits with the latest model",
-    responses=documented(*_REFUSALS),
-    openapi_extra=_BODY,
-)
-def predict(
+@dataclass(frozen=True)
+class Question:
+    """What a request asks, whichever model answers."""
+
+    scope: Scope
+    upload: Upload
+    way: Way  # its version is still to be the model's
+    include: frozenset[str]
+    min_confidence: float | None
+    coverage: float | None
+    exact: bool
+
+    def wanted(self, batch: Batch) -> Asked:
+        """Beyond the answer that everybody gets."""
+        return asked(batch.asked, self.min_confidence, self.coverage, self.include)
+
+
+async def _question(
     context: Wired,
     request: Request,
     upload: Uploaded,
@@ -179,11 +190,24 @@ def predict(
     coverage: Coverage = None,
     on_error: OnErrorChoice = None,
     exact: Exact = False,
-) -> Response:
+) -> Question:
+    way = Way(context.settings, PREPROCESSING_VERSION, preprocess, on_error)
+    return Question(request.scope, upload, way, include, min_confidence, coverage, exact)
+
+
+Questioned = Annotated[Question, Depends(_question)]
+
+
+@router.post(
+    "/predict",
+    response_model=Predictions,
+    summary="Read digits with the latest model",
+    responses=documented(*_REFUSALS),
+    openapi_extra=BODY,
+)
+def predict(context: Wired, question: Questioned) -> Response:
     """One image or many: image bytes, a form or a ZIP of files, raw pixels, or JSON with pixels or base64."""
-    loaded, batch = _read(context, LATEST, upload, preprocess, on_error)
-    wanted = asked(batch.asked, min_confidence, coverage, include)
-    return _answer(context, loaded, batch, request.scope, wanted, exact=exact)
+    return _answer(context, LATEST, question)
 
 
 @router.post(
@@ -191,49 +215,34 @@ def predict(
     response_model=Predictions,
     summary="Read digits with a model",
     responses=documented(404, *_REFUSALS),
-    openapi_extra=_BODY,
+    openapi_extra=BODY,
 )
-def predict_with(
-    context: Wired,
-    request: Request,
-    reference: ModelRef,
-    upload: Uploaded,
-    include: Include,
-    preprocess: Preprocess = None,
-    min_confidence: MinConfidence = None,
-    coverage: Coverage = None,
-    on_error: OnErrorChoice = None,
-    exact: Exact = False,
-) -> Response:
+def predict_with(context: Wired, reference: ModelRef, question: Questioned) -> Response:
     """As `POST /v1/predict`, with the model that the reference stands for."""
-    loaded, batch = _read(context, reference, upload, preprocess, on_error)
-    wanted = asked(batch.asked, min_confidence, coverage, include)
-    return _answer(context, loaded, batch, request.scope, wanted, exact=exact)
+    return _answer(context, reference, question)
 
 
-def _read(
-    context: Context, reference: str, upload: Upload, preprocess: Mode | None, on_error: OnError | None
-) -> tuple[Loaded, Batch]:
-    """The model, and the images as it asks for them. What is wrong with the images is told before that there is no
-    such model: it stays wrong when there is one."""
-    way = Way(context.settings, PREPROCESSING_VERSION, preprocess, on_error)
-    try:
-        loaded = context.classifier.loaded(reference)
-    except ServiceError:
-        way.read(upload)
-        raise
-    return loaded, replace(way, version=loaded.model.preprocessing).read(upload)
-
-
-def _answer(
-    context: Context, loaded: Loaded, batch: Batch, scope: Scope, wanted: Asked, *, exact: bool
-) -> Response:
-    told = predicted(context, loaded, batch, scope, wanted, exact=exact)
+def _answer(context: Context, reference: str, question: Question) -> Response:
+    loaded, batch = _read(context, reference, question)
+    told = predicted(
+        context.batcher, loaded, batch, question.scope, question.wanted(batch), exact=question.exact
+    )
     return Response(answered(loaded.model, told), media_type="application/json")
 
 
+def _read(context: Context, reference: str, question: Question) -> tuple[Loaded, Batch]:
+    """The model, and the images as it asks for them. What is wrong with the images is told before that there is no
+    such model: it stays wrong when there is one."""
+    try:
+        loaded = context.classifier.loaded(reference)
+    except ServiceError:
+        question.way.read(question.upload)
+        raise
+    return loaded, replace(question.way, version=loaded.model.preprocessing).read(question.upload)
+
+
 def predicted(
-    context: Context,
+    batcher: Batcher,
     loaded: Loaded,
     batch: Batch,
     scope: Scope,
@@ -243,7 +252,7 @@ def predicted(
 ) -> list[dict[str, Any]]:
     """What is told of each image of a batch, in its order; for `encoded`."""
     network = loaded.exact if exact else loaded.network
-    found = loaded.predicted(context.batcher.logits_in_thread(network, batch.pixels), batch.pixels)
+    found = loaded.predicted(batcher.logits_in_thread(network, batch.pixels), batch.pixels)
     judges = wanted is not None and wanted.judges
     told = described(found, batch.warnings, [judges or digit is not None for digit in batch.digits])
     if wanted is not None:
@@ -268,7 +277,7 @@ def described(
     """What everybody is told about each image. Those that are to be `judged` may turn out to be no digit: pictures
     are; numbers have been made by a program, and to look at them costs as much as the network."""
     flags = (found.flagged & judged).tolist() if any(judged) else judged
-    rows = zip(found.labels.tolist(), found.probabilities, flags, warnings, strict=True)
+    rows = zip(found.labels, found.probabilities, flags, warnings, strict=True)
     return [
         {
             "label": label,

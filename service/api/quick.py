@@ -16,19 +16,22 @@ from numpy.typing import NDArray
 
 from service.api.uploads import is_pixels_body
 from service.data import digits
-from service.data.digits import LOW_CONTRAST_BELOW, PIXELS, PREPROCESSING_VERSION, SIDE
+from service.data.digits import BLANK_BELOW, LOW_CONTRAST_BELOW, PIXELS, PREPROCESSING_VERSION, SIDE
 
 PNG = b"\x89PNG\r\n\x1a\n"
 # length and name of the header, then 28 x 28, 8 bits of grey, not interlaced
 _GREY_28 = PNG + b"\0\0\0\rIHDR\0\0\0\x1c\0\0\0\x1c\x08\0\0\0\0"
 _DATA, _END = 41, b"\0\0\0\0IEND\xaeB`\x82"  # where the data of such a file begins, and its last chunk
-_ALL_BYTES, _ONE = (int(np.float64(top).view(np.uint64)) for top in (255.0, 1.0))
+_RANGES = {  # bits of numbers: of the least that is ink on black, and of the largest
+    scale: (int(np.float64(top * BLANK_BELOW / 255).view(np.uint64)), int(np.float64(top).view(np.uint64)))
+    for scale, top in (("byte", 255.0), ("unit", 1.0))
+}
 _INNER = np.zeros((SIDE, SIDE), dtype=bool)
 _INNER[1:-1, 1:-1] = True
 _BORDER = np.flatnonzero(~_INNER)
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class Pictures:
     """(n, 784) numbers from 0 to 255, the warnings of each, and which of them came as pictures."""
 
@@ -73,18 +76,30 @@ class Reader:
         scale = "byte" if keys == 1 else document["scale"]
         if keys > 2 or scale not in ("byte", "unit"):
             return None
-        # the parser flattens lists in lists: there have to be as many as pictures, and one more
         count = len(images)
-        if not 0 < count <= self._max_images or body.count(b"[") != count + 1:
+        if not 0 < count <= self._max_images or _lists(body, count) != count + 1:
             return None
-        numbers = np.frombuffer(images.as_buffer(of_type="d"))
+        buffer = images.as_buffer(of_type="d")
+        numbers = np.frombuffer(buffer)
         if len(numbers) != count * PIXELS or (count > 1 and any(len(image) != PIXELS for image in images)):
             return None
         # of numbers that are not negative the bits rise as they do; the sign is the highest of the bits
-        if np.maximum.reduce(numbers.view(np.uint64)) > (_ONE if scale == "unit" else _ALL_BYTES):
+        highest, (least, most) = int(np.maximum.reduce(np.frombuffer(buffer, np.uint64))), _RANGES[scale]
+        if highest > most:
             return None
         pixels = (numbers * 255.0 if scale == "unit" else numbers).astype(np.float32).reshape(count, PIXELS)
-        return Pictures(pixels, _blanks(pixels), (False,) * count)
+        has_ink = count == 1 and highest >= least and numbers[0] == 0
+        return Pictures(pixels, ((),) if has_ink else _blanks(pixels), (False,) * count)
+
+
+def _lists(body: bytes, pictures: int) -> int:
+    """How many lists begin in it, but no more than three for one picture. The parser flattens lists in lists: there have
+    to be as many as pictures, and one more."""
+    if pictures > 1:
+        return body.count(b"[")
+    outer = body.find(b"[")
+    inner = body.find(b"[", outer + 1)  # to look for one is ten times as fast as to count
+    return 2 if inner >= 0 and body.find(b"[", inner + 1) < 0 else 3
 
 
 def _blanks(pixels: NDArray[Any]) -> Sequence[Sequence[str]]:
@@ -97,8 +112,8 @@ def _blanks(pixels: NDArray[Any]) -> Sequence[Sequence[str]]:
 
 
 def _png(file: bytes, version: str) -> Pictures | None:
-    """Of a file that holds a header, one piece of data and an end, and in it a digit whose outermost pixels are
-    black: nothing is to be done to that one."""
+    """Of a file that holds a header, one piece of data and an end. To a digit that lies as MNIST's do, on black,
+    nothing is to be done."""
     if version != PREPROCESSING_VERSION:
         return None
     length = int.from_bytes(file[33:37], "big")
@@ -118,7 +133,8 @@ def _png(file: bytes, version: str) -> Pictures | None:
         or np.maximum.reduce(pixels) < LOW_CONTRAST_BELOW
         or not digits.lies_as_mnist(grey)
     ):
-        return None
+        digit = digits.prepare(grey, version=version)
+        return Pictures(digit.pixels.reshape(1, PIXELS), (digit.warnings,), (True,))
     return Pictures(pixels.reshape(1, PIXELS), ((),), (True,))
 
 

@@ -17,7 +17,7 @@ from service.checkpoints import CorruptCheckpoint
 from service.data import simulated
 from service.errors import Conflict, FieldError, NotFound
 from service.store import jobs, metrics, reports
-from service.store.checkpoints import Damaged
+from service.store.blobs import Damaged
 from service.store.database import Database
 from service.store.jobs import Job
 from service.store.reports import Report

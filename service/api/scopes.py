@@ -34,11 +34,13 @@ _ROUTES: Final[Mapping[Needed, str]] = {  # by module and function
         plots.of_job plots.of_dataset
         previews.preview
         reports.shown reports.misclassified reports.curves_of
+        status.shown
         sweep_pictures.of_sweep
         sweeps.listed sweeps.shown
     """,
     EITHER: """
         health.front
+        session.begun session.ended
         inference_protocol.server inference_protocol.index
         inference_protocol.all_statistics inference_protocol.statistics inference_protocol.version_statistics
         inference_protocol.metadata inference_protocol.version_metadata
@@ -46,6 +48,8 @@ _ROUTES: Final[Mapping[Needed, str]] = {  # by module and function
     """,
     PREDICT: """
         predictions.predict predictions.predict_with
+        explanations.explain
+        bulk.create bulk.listed bulk.shown bulk.results bulk.cancelled bulk.deleted
         readings.read readings.read_with
         streams.predict streams.predict_with
         inference_protocol.infer inference_protocol.version_infer

@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -19,10 +19,11 @@ from service.api.context import Context, Wired
 from service.api.models import ModelRef
 from service.api.predictions import Preprocess, encoded, predicted, unread
 from service.api.problems import documented
-from service.batcher import Overloaded
+from service.batcher import Batcher, Overloaded
 from service.classifier import Loaded
 from service.data.digits import Mode, Scale
 from service.errors import BadRequest, FieldError, PayloadTooLarge, ServiceError
+from service.settings import Settings
 from service.store.models import LATEST
 
 MEDIA_TYPE = "application/x-ndjson"
@@ -107,7 +108,7 @@ async def _answers(
     context: Context, request: Request, reference: str, mode: Mode | None, scale: Scale
 ) -> Response:
     loaded = await run_in_threadpool(context.classifier.loaded, reference)
-    reader = _Reader(context, loaded, request.scope, mode, scale)
+    reader = Reader(context.settings, context.batcher, loaded, request.scope, mode, scale)
     headers = {"X-Model": loaded.model.id, "X-Model-Version": str(loaded.model.version)}
     body = await _begun(request) if "expect" in request.headers else request.stream()
     return _Duplex(_answered(body, reader), headers=headers, media_type=MEDIA_TYPE)
@@ -134,10 +135,10 @@ class _Duplex(StreamingResponse):
         await self.stream_response(send)
 
 
-async def _answered(body: AsyncIterator[bytes], reader: "_Reader") -> AsyncIterator[bytes]:
+async def _answered(body: AsyncIterator[bytes], reader: "Reader") -> AsyncIterator[bytes]:
     """Answers what lines there are whenever some came, so that nothing waits for a chunk to be full; while
     they are answered the next ones gather."""
-    lines = Lines(reader.context.settings.max_json_bytes)
+    lines = Lines(reader.settings.max_json_bytes)
     try:
         async for data in body:
             found = lines.feed(data) if data else lines.end()
@@ -147,7 +148,7 @@ async def _answered(body: AsyncIterator[bytes], reader: "_Reader") -> AsyncItera
         return  # nobody is there to read an answer
 
 
-async def _patiently(reader: "_Reader", lines: list["Line"]) -> bytes:
+async def _patiently(reader: "Reader", lines: list["Line"]) -> bytes:
     """The answers, once there is room for the lines: a stream can be held back, so it need not be refused."""
     while True:
         try:
@@ -205,10 +206,11 @@ class _Item:
 
 
 @dataclass(frozen=True)
-class _Reader:
-    """Lines -> lines, with one model."""
+class Reader:
+    """Lines -> lines, with one model. A line is limited by `max_json_bytes` of the settings."""
 
-    context: Context
+    settings: Settings
+    batcher: Batcher
     loaded: Loaded
     scope: Scope
     mode: Mode | None
@@ -216,17 +218,20 @@ class _Reader:
 
     def answer(self, lines: list[Line]) -> bytes:
         """The answers to some lines, in their order."""
+        return written(self.told(lines))
+
+    def told(self, lines: list[Line]) -> list[dict[str, Any]]:
+        """The same, for `written`."""
         items = [self._item(line) for line in lines]
         read = [item for item in items if item.error is None]
         predictions = iter(self._predicted(read) if read else [])
-        answers = (item.told | (self._problem(item) or next(predictions)) for item in items)
-        return b"".join(encoded(answer) + b"\n" for answer in answers)
+        return [item.told | (self._problem(item) or next(predictions)) for item in items]
 
     def _predicted(self, items: list[_Item]) -> list[dict[str, Any]]:
         images, places = [item.image for item in items], [item.place for item in items]
-        way = Way(self.context.settings, self.loaded.model.preprocessing, self.mode)
+        way = Way(self.settings, self.loaded.model.preprocessing, self.mode)
         batch = way.each(images, places, self.scale)
-        return predicted(self.context, self.loaded, batch, self.scope)
+        return predicted(self.batcher, self.loaded, batch, self.scope)
 
     def _problem(self, item: _Item) -> dict[str, Any] | None:
         return None if item.error is None else unread(self.scope, item.error)
@@ -234,8 +239,8 @@ class _Reader:
     def _item(self, line: Line) -> _Item:
         told: dict[str, Any] = {"line": line.number}
         try:
-            if len(line.text) > self.context.settings.max_json_bytes:
-                limit = self.context.settings.max_json_bytes
+            limit = self.settings.max_json_bytes
+            if len(line.text) > limit:
                 raise PayloadTooLarge(
                     f"the line is over {limit:,} bytes (NUMERAL_MAX_JSON_BYTES)", code="line_too_large"
                 )
@@ -247,6 +252,11 @@ class _Reader:
             return _Item(told, *_image(found))
         except ServiceError as error:
             return _Item(told, error=error)
+
+
+def written(answers: Iterable[dict[str, Any]]) -> bytes:
+    """A line of JSON for each answer."""
+    return b"".join(encoded(answer) + b"\n" for answer in answers)
 
 
 def _identifier(value: object) -> str | int:

@@ -6,15 +6,23 @@ from typing import Annotated
 
 import typer
 
-from service.cli import data, jobs, keys, models, pictures, processes, results, sweeps, training
+from service.cli import batches, data, jobs, keys, models, pictures, processes, results, sweeps, training
 
 COMMANDS = (
-    *(processes.up, training.train, sweeps.sweep, models.predict, models.read),
+    *(processes.up, training.train, sweeps.sweep, models.predict, models.read, batches.batch),
     *(results.report, results.misclassified, results.compare, results.evaluate),
     *(pictures.plot, pictures.preview, data.presets),
-    *(processes.doctor, processes.demo, processes.serve, processes.worker, processes.migrate),
+    *(processes.doctor, processes.demo, processes.serve, processes.worker, processes.batch_worker),
+    processes.migrate,
 )
-GROUPS = {"jobs": jobs.app, "sweeps": sweeps.app, "models": models.app, "data": data.app, "keys": keys.app}
+GROUPS = {
+    "jobs": jobs.app,
+    "sweeps": sweeps.app,
+    "batches": batches.app,
+    "models": models.app,
+    "data": data.app,
+    "keys": keys.app,
+}
 
 app = typer.Typer(
     name="numeral",

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 @told
 def up() -> None:
-    """Run everything here: API, worker and embedded broker. One Ctrl-C stops all."""
+    """Run everything here: API, workers and embedded broker. One Ctrl-C stops all."""
     from service import logs, settings
     from service.supervisor import Supervisor
 
@@ -58,6 +58,16 @@ def _require_admin(loaded: "Settings") -> None:
 def worker() -> None:
     """Run a worker alone: it trains."""
     os.execv(sys.executable, [sys.executable, "-m", "worker"])  # noqa: S606 - the same interpreter
+
+
+@told
+def batch_worker() -> None:
+    """Run a batch worker alone: it reads batches."""
+    from service import bulk, logs, settings
+
+    loaded = settings.load()
+    logs.configure(loaded, "batches")
+    bulk.run(loaded)
 
 
 @told

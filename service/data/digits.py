@@ -21,7 +21,7 @@ from service.data.first import LOW_CONTRAST_BELOW as LOW_CONTRAST_BELOW
 from service.data.first import SIDE as SIDE
 from service.data.ink import Ink, Polarity
 from service.data.layout import Shape
-from service.data.pictures import Grey, Picture, border, decode
+from service.data.pictures import Grey, Picture, border, decode, padded
 from service.errors import FieldError, Invalid
 
 PREPROCESSING_VERSION = "2"  # stored with each model; raised when the same picture gives other pixels
@@ -240,7 +240,7 @@ def _fine(found: Ink, shape: Shape) -> NDArray[np.uint8]:
         return np.asarray(share > (30 if lost else 127), np.uint8)
     rows = slice(shape.top, shape.top + shape.height)
     columns = slice(shape.left, shape.left + shape.width)
-    own = cv2.dilate(np.pad(shape.solid, 1), np.ones((3, 3), np.uint8))[1:-1, 1:-1]
+    own = cv2.dilate(padded(shape.solid, 1), np.ones((3, 3), np.uint8))[1:-1, 1:-1]
     level = cv2.resize(found.level[rows, columns] * own, size, interpolation=cv2.INTER_CUBIC)
     return np.asarray(level > found.threshold, np.uint8)
 
@@ -249,7 +249,7 @@ def _fitted(solid: NDArray[np.uint8]) -> NDArray[np.float32]:
     """float32 with a longer side of 20, up to 255, of a fine drawing."""
     solid = _with_stroke(solid)
     room = FINE
-    soft = cv2.GaussianBlur(np.pad(solid * np.float32(255), room), (0, 0), SOFT * FINE)[
+    soft = cv2.GaussianBlur(padded(solid * np.float32(255), room), (0, 0), SOFT * FINE)[
         room:-room, room:-room
     ]
     scale = BOX / max(soft.shape)
@@ -263,11 +263,11 @@ def _with_stroke(solid: NDArray[np.uint8]) -> NDArray[np.uint8]:
     width = Shape(0, 0, solid).stroke / FINE
     if width < THIN:
         grown = FINE * (THIN - width) / 2
-        around = np.pad(1 - solid, int(grown) + 2, constant_values=1)
+        around = padded(1 - solid, int(grown) + 2, 1)
         solid = (cv2.distanceTransform(around, cv2.DIST_L2, 5) <= grown).astype(np.uint8)
     elif width > THICK:
         shrunk = FINE * (width - THICK) / 2
-        inside = cv2.distanceTransform(np.pad(solid, 1), cv2.DIST_L2, 5)
+        inside = cv2.distanceTransform(padded(solid, 1), cv2.DIST_L2, 5)
         solid = (inside > min(shrunk, 0.5 * float(inside.max()))).astype(np.uint8)
     left, top, wide, tall = cv2.boundingRect(solid)
     return solid[top : top + tall, left : left + wide]

@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from service.data.pictures import Grey, border
+from service.data.pictures import Grey, border, padded
 
 Polarity = Literal["dark_on_light", "light_on_dark"]
 Mask = NDArray[np.uint8]  # height x width, 0 or 1
@@ -75,17 +75,23 @@ def _sheet(found: Ink) -> Mask | None:
     if cv2.countNonZero(sheet & found.solid) < 0.85 * cv2.countNonZero(sheet):
         return None  # such as a 0
     margin = 2 * max(1, max(sheet.shape) // 80) + 1
-    inner = _morphed(np.pad(sheet, 1), cv2.MORPH_ERODE, _rectangle(margin, margin))[1:-1, 1:-1]
+    inner = _morphed(padded(sheet, 1), cv2.MORPH_ERODE, _rectangle(margin, margin))[1:-1, 1:-1]
     return np.ascontiguousarray(inner)
 
 
 def _find(grey: Grey) -> Ink | None:
-    smooth = _denoised(grey)
-    polarity, paper = _paper(smooth)
+    clean = _clean(grey)
+    if clean is None:
+        smooth = _denoised(grey)
+        polarity, paper = _paper(smooth)
+    else:
+        smooth, (polarity, paper) = grey, clean
     if polarity == "light_on_dark":
-        smooth = 255 - smooth
-    level, noise = _unlifted(_flattened(smooth, paper, polarity))
-    level = _without_frame(level)
+        smooth = ~smooth
+    level, noise = _flattened(smooth, paper, polarity), 0.0
+    if clean is None:
+        level, noise = _unlifted(level)
+        level = _without_frame(level)
     strongest = _strongest(level)
     if strongest < max(BLANK_BELOW, NOISE_FACTOR * noise):
         return None
@@ -95,6 +101,17 @@ def _find(grey: Grey) -> Ink | None:
     inked = solid.view(np.bool_)
     contrast = round(float(np.median(cv2.subtract(paper, smooth)[inked])))
     return Ink(level, solid, threshold, contrast, polarity)
+
+
+def _clean(grey: Grey) -> tuple[Polarity, Grey] | None:
+    """As `_paper` has it, of a picture that a program drew: one level all along the border, and of at least half of the
+    picture. Nothing need be estimated there."""
+    edge = border(grey)
+    paper = np.full_like(grey, edge[0])
+    if (edge != edge[0]).any() or 2 * np.count_nonzero(grey == paper) < grey.size:
+        return None
+    is_dark = cv2.subtract(paper, grey).sum() >= cv2.subtract(grey, paper).sum()
+    return ("dark_on_light", paper) if is_dark else ("light_on_dark", ~paper)
 
 
 def otsu(levels: NDArray[np.uint8]) -> int:

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service.data.ink import Mask, labelled
+from service.data.pictures import padded
 
 MAX_PARTS = 400  # the largest are looked at
 SMALL_BELOW = 0.35  # of the typical height: no digit, unless it is part of one
@@ -47,7 +48,7 @@ class Shape:
     def stroke(self) -> float:
         """How wide its strokes are on the mean, in pixels: across a bar the mean distance to its edge is a quarter of
         its width, and half a pixel for the grid."""
-        distance = cv2.distanceTransform(np.pad(self.solid, 1), cv2.DIST_L2, 3)
+        distance = cv2.distanceTransform(padded(self.solid, 1), cv2.DIST_L2, 3)
         return max(1.0, 4 * float(distance.sum()) / max(1, self.area) - 2)
 
 

@@ -5,7 +5,7 @@ import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from io import BytesIO
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import cv2
 import numpy as np
@@ -281,3 +281,8 @@ def _of_colours(colours: Colours) -> Grey:
 def border(pixels: NDArray[T]) -> NDArray[T]:
     """The outermost pixels, one after another."""
     return np.concatenate((pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1]))
+
+
+def padded(levels: NDArray[Any], room: int, value: int = 0) -> NDArray[Any]:
+    """With so many pixels of a value around; numpy's own takes ten times as long for small pictures."""
+    return np.asarray(cv2.copyMakeBorder(levels, room, room, room, room, cv2.BORDER_CONSTANT, value=value))

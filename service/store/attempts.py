@@ -31,6 +31,14 @@ class Attempt:
     def holds(self) -> ColumnElement[bool]:
         return and_(job.c.id == self.job_id, job.c.attempt == self.number, job.c.state.in_(ACTIVE))
 
+    @property
+    def held_id(self) -> str:
+        return self.job_id
+
+    def renew(self, db: Database, *, lease_seconds: float) -> None:
+        """As `heartbeat`."""
+        heartbeat(db, self, lease_seconds=lease_seconds)
+
 
 @dataclass(frozen=True)
 class Point:

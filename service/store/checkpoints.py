@@ -1,4 +1,4 @@
-"""Checkpoints: bytes in rows of 1 MiB, then one header row that makes them visible.
+"""Checkpoints: bytes in a blob, then one header row that makes them visible.
 
 A crash between the two leaves chunks that no header names; they are garbage and collected. The header
 carries hashes, so that damage is found when the bytes are read, and the checkpoint before is used.
@@ -9,17 +9,17 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from sqlalchemy import Connection, Select, func, insert, select, update
+from sqlalchemy import Select, insert, select, update
 
-from service.errors import NotFound, Unavailable
-from service.store import tables
+from service.errors import NotFound
+from service.store import blobs, tables
 from service.store.attempts import Attempt, lost
+from service.store.blobs import Damaged
 from service.store.database import Database, now
 from service.store.events import change
 from service.store.identifiers import new_id
 from service.store.tables import checkpoint, job
 
-CHUNK_BYTES = 1024**2
 STATES_KEPT = 2  # the newest, and the one before it in case the newest is damaged
 
 Reason = Literal["scheduled", "final", "paused", "released"]
@@ -47,10 +47,6 @@ class Checkpoint:
     created_at: float
 
 
-class Damaged(Exception):
-    """Stored bytes do not match their hash, or are missing."""
-
-
 @dataclass(frozen=True)
 class Kept:
     """Which checkpoints of a job stay: all, or the `newest` latest and the best by `best_by`."""
@@ -73,8 +69,11 @@ def save(
     state: bytes | None,
 ) -> Checkpoint:
     """Store a checkpoint of a running attempt. Raises JobLost; then nothing is visible."""
-    weights_blob = write_blob(db, weights)
-    state_blob = write_blob(db, state) if state is not None else None
+    weights_blob = blobs.write(db, weights)
+    state_blob = blobs.write(db, state) if state is not None else None
+    sizes = {weights_blob: len(weights)}
+    if state is not None and state_blob is not None:
+        sizes[state_blob] = len(state)
     identifier = new_id("ckpt")
     values = {
         "id": identifier,
@@ -99,28 +98,9 @@ def save(
         row = change(connection, attempt.holds, {"last_progress_at": now()}, ("checkpoint", told))
         if row is None:
             raise lost(attempt)
-        require_pieces(connection, {weights_blob: weights, state_blob: state})
+        blobs.require(connection, sizes)
         values["key_id"] = row.key_id
         return _of(connection.execute(insert(checkpoint).values(values).returning(*checkpoint.c)).one())
-
-
-def write_blob(db: Database, data: bytes) -> str:
-    """Write bytes that a row is to name later, a chunk a transaction. Returns the name of the chunks."""
-    blob_id = new_id("blob")
-    for ordinal, start in enumerate(range(0, len(data), CHUNK_BYTES)):
-        piece = data[start : start + CHUNK_BYTES]
-        with db.write(durable=False) as connection:
-            connection.execute(insert(tables.chunk).values(blob_id=blob_id, ordinal=ordinal, data=piece))
-    return blob_id
-
-
-def require_pieces(connection: Connection, blobs: Mapping[str | None, bytes | None]) -> None:
-    """Raises Unavailable if chunks are missing: a save that took longer than the collector's grace, a sleeping
-    laptop's perhaps, may have lost some."""
-    expected = sum(-(-len(data) // CHUNK_BYTES) for data in blobs.values() if data is not None)
-    counted = select(func.count()).where(tables.chunk.c.blob_id.in_(blobs))
-    if connection.execute(counted).scalar_one() != expected:
-        raise Unavailable("pieces of it were collected while it was saved; try again")
 
 
 def prune(db: Database, job_id: str, kept: Kept) -> None:
@@ -180,22 +160,6 @@ def get(db: Database, checkpoint_id: str) -> Checkpoint:
     return _of(row)
 
 
-def read_pieces(db: Database, blob_id: str, *, start: int, stop: int) -> Iterator[bytes]:
-    """The bytes from `start` up to `stop`, a chunk at a time, each read in a transaction of its own.
-    Raises Damaged if a chunk is missing."""
-    for ordinal in range(start // CHUNK_BYTES, -(-stop // CHUNK_BYTES)):
-        with db.read() as connection:
-            data = connection.execute(
-                select(tables.chunk.c.data).where(
-                    tables.chunk.c.blob_id == blob_id, tables.chunk.c.ordinal == ordinal
-                )
-            ).scalar_one_or_none()
-        if data is None:
-            raise Damaged(f"piece {ordinal} of {blob_id} is missing")
-        first = ordinal * CHUNK_BYTES
-        yield bytes(data)[max(start - first, 0) : stop - first]
-
-
 def weights(db: Database, header: Checkpoint) -> bytes:
     """The weights file. Raises Damaged; then the checkpoint is marked and an event says so."""
     return _verified(db, header, header.weights_blob, header.weights_size, header.weights_sha256)
@@ -205,7 +169,7 @@ def check_weights(db: Database, header: Checkpoint) -> None:
     """As `weights`, but in the memory of one piece, for a file that is then sent piece by piece."""
     try:
         digest = hashlib.sha256()
-        for piece in read_pieces(db, header.weights_blob, start=0, stop=header.weights_size):
+        for piece in blobs.read(db, header.weights_blob, start=0, stop=header.weights_size):
             digest.update(piece)
         if digest.hexdigest() != header.weights_sha256:
             raise Damaged(f"the bytes of {header.id} do not match their hash")
@@ -224,7 +188,7 @@ def state(db: Database, header: Checkpoint) -> bytes:
 
 def _verified(db: Database, header: Checkpoint, blob_id: str, size: int, sha256: str) -> bytes:
     try:
-        data = b"".join(read_pieces(db, blob_id, start=0, stop=size))
+        data = b"".join(blobs.read(db, blob_id, start=0, stop=size))
         if hashlib.sha256(data).hexdigest() != sha256:
             raise Damaged(f"the bytes of {header.id} do not match their hash")
     except Damaged as damage:

@@ -118,6 +118,16 @@ class Database:
         with self.read() as connection:
             return f"PostgreSQL {connection.exec_driver_sql('SHOW server_version').scalar_one()}"
 
+    def size(self) -> int:
+        """Bytes that it takes, without what is still in SQLite's log."""
+        query = (
+            "SELECT page_count * page_size FROM pragma_page_count(), pragma_page_size()"
+            if self.is_sqlite
+            else "SELECT pg_database_size(current_database())"
+        )
+        with self.read() as connection:
+            return int(connection.exec_driver_sql(query).scalar_one())
+
     def close(self) -> None:
         self.engine.dispose()
 

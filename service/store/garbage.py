@@ -5,13 +5,13 @@ import time
 from sqlalchemy import delete, select, union_all
 
 from service.store import tables
+from service.store.blobs import ROWS_A_STEP
 from service.store.database import Database, now
 from service.store.identifiers import first_id_at
 from service.store.jobs import IDEMPOTENCY_SECONDS
 from service.store.tables import checkpoint, chunk, job
 
 GRACE_SECONDS = 3600.0  # longer than any checkpoint takes from its first chunk to its header
-ROWS_A_STEP = 8  # of chunks: 8 MiB
 SMALL_ROWS_A_STEP = 2000
 
 
@@ -30,6 +30,8 @@ def _orphaned_chunks(db: Database, grace_seconds: float) -> int:
         select(checkpoint.c.weights_blob),
         select(checkpoint.c.state_blob).where(checkpoint.c.state_blob.is_not(None)),
         select(tables.report.c.answers_blob).where(tables.report.c.answers_blob.is_not(None)),
+        select(tables.batch.c.body_blob).where(tables.batch.c.body_blob.is_not(None)),
+        select(tables.batch.c.results_blob),
     )
     with db.read() as connection:
         moment = connection.execute(select(now())).scalar_one()

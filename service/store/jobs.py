@@ -18,13 +18,14 @@ from typing import Any, Literal
 
 from sqlalchemy import ColumnElement, Connection, Select, and_, func, insert, or_, select, update
 
-from service.errors import Conflict, Invalid, NotFound, ServiceError, Unavailable
+from service.errors import Conflict, Invalid, NotFound, Unavailable
 from service.spec import TrainingSpec
 from service.store import keys, tables
 from service.store.database import Database, insert_new, now
 from service.store.events import Telling, change, hold, record
 from service.store.identifiers import new_id
 from service.store.keys import Submitter
+from service.store.leases import LeaseLost
 from service.store.tables import job
 
 State = Literal["queued", "running", "cancelling", "pausing", "paused", "succeeded", "failed", "cancelled"]
@@ -472,6 +473,15 @@ def count_by_queue(db: Database) -> dict[str, int]:
         return {queue: count for queue, count in rows}  # noqa: C416 - rows are not plain tuples
 
 
+def count_by_state(db: Database) -> dict[str, int]:
+    """How many jobs there are in each state; a state without any is missing."""
+    with db.read() as connection:
+        rows = connection.execute(
+            select(job.c.state, func.count()).where(job.c.deleted_at.is_(None)).group_by(job.c.state)
+        )
+        return {state: count for state, count in rows}  # noqa: C416 - rows are not plain tuples
+
+
 def held(db: Database) -> list[Job]:
     """Jobs that a worker holds, or held when it was lost."""
     return _jobs(db, select(job).where(job.c.state.in_(ACTIVE)).order_by(job.c.id))
@@ -482,7 +492,7 @@ def _jobs(db: Database, query: Select[Any]) -> list[Job]:
         return [Job.of(row) for row in connection.execute(query)]
 
 
-class JobLost(ServiceError):
-    """The job is no longer this attempt's: another worker holds it, or it is gone."""
+class JobLost(LeaseLost):
+    """The job is no longer this attempt's."""
 
-    status, code, title = 409, "job_lost", "The job belongs to another attempt"
+    code = "job_lost"

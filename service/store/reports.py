@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 from sqlalchemy import Connection, Select, func, insert, or_, select
 
-from service.store import checkpoints
+from service.store import blobs
 from service.store.attempts import Curve
-from service.store.checkpoints import Damaged
+from service.store.blobs import Damaged
 from service.store.database import Database, now
 from service.store.tables import curve, report
 
@@ -44,14 +44,14 @@ class Report:
 
 def write_answers(db: Database, draft: Draft) -> str | None:
     """Write the answers ahead of the transaction that makes them visible. Returns the name of their chunks."""
-    return None if draft.answers is None else checkpoints.write_blob(db, draft.answers)
+    return None if draft.answers is None else blobs.write(db, draft.answers)
 
 
 def insert_into(connection: Connection, job_id: str, draft: Draft, blob: str | None) -> None:
     """Store the report, within the transaction that ends its job."""
     values: dict[str, Any] = {"job_id": job_id, "data": dict(draft.data), "created_at": now()}
     if draft.answers is not None and blob is not None:
-        checkpoints.require_pieces(connection, {blob: draft.answers})
+        blobs.require(connection, {blob: len(draft.answers)})
         values |= {
             "answers_blob": blob,
             "answers_sha256": hashlib.sha256(draft.answers).hexdigest(),
@@ -68,10 +68,10 @@ def find(db: Database, job_id: str) -> Report | None:
 
 
 def answers(db: Database, found: Report) -> bytes:
-    """The answers of a classification's report, as they were stored. Raises checkpoints.Damaged."""
+    """The answers of a classification's report, as they were stored. Raises blobs.Damaged."""
     assert found.answers_blob is not None
     assert found.answers_size is not None
-    pieces = checkpoints.read_pieces(db, found.answers_blob, start=0, stop=found.answers_size)
+    pieces = blobs.read(db, found.answers_blob, start=0, stop=found.answers_size)
     data = b"".join(pieces)
     if hashlib.sha256(data).hexdigest() != found.answers_sha256:
         raise Damaged(f"the answers of {found.job_id} do not match their hash")

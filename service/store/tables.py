@@ -204,6 +204,38 @@ chunk = Table(
     Column("data", LargeBinary, nullable=False),
 )
 
+batch = Table(  # images that are read in the background
+    "batch",
+    metadata,
+    Column("id", _id, primary_key=True),
+    Column("state", String(16), nullable=False),
+    Column("model_id", _id, nullable=False),
+    Column("kind", String(16), nullable=False),  # of its body: lines, pixels, archive
+    Column("preprocess", String(16)),
+    Column("scale", String(16), nullable=False),
+    Column("body_blob", _id, unique=True),  # none once it has ended
+    Column("body_size", BigInteger, nullable=False),
+    Column("results_blob", _id, nullable=False, unique=True),
+    Column("results_rows", Integer, nullable=False, default=0),
+    Column("results_size", BigInteger, nullable=False, default=0),
+    Column("total", BigInteger, nullable=False),  # images
+    Column("done", BigInteger, nullable=False, default=0),  # answered, errors among them
+    Column("errors", BigInteger, nullable=False, default=0),
+    Column("attempt", Integer, nullable=False, default=0),  # the fence: raised by each claim
+    Column("crashes", Integer, nullable=False, default=0),  # workers lost; graceful hand-backs do not count
+    Column("max_attempts", Integer, nullable=False),
+    Column("worker", String(200)),
+    Column("lease_until", Double),
+    Column("error", _json),
+    Column("queued_at", Double, nullable=False),
+    Column("rung_at", Double),  # when its message was last sent again
+    Column("created_at", Double, nullable=False),
+    Column("started_at", Double),
+    Column("finished_at", Double),
+    CheckConstraint("state IN ('queued','running','succeeded','failed','cancelled')", name="state"),
+    Index("ix_batch_state_id", "state", "id"),
+)
+
 model = Table(
     "model",
     metadata,

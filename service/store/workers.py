@@ -1,4 +1,4 @@
-"""The training processes that are alive, so that jobs go where someone serves them."""
+"""The processes that train, or read batches, and are alive, so that jobs go where someone serves them."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ ALIVE_SECONDS = 45.0  # more than three of the heartbeats that a worker sends
 
 @dataclass(frozen=True)
 class Worker:
-    """One training process. `job_id`: what it works on."""
+    """One process. `job_id`: what it works on, a job or a batch."""
 
     name: str
     queues: str

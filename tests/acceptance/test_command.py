@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -194,6 +195,7 @@ def test_models_are_promoted_and_read_digits(numeral: Any) -> None:
     assert answer["model"] == older
     assert [digit["label"] for digit in answer["predictions"]] == [7, 7]
     assert "%" in numeral("predict", picture).stdout
+    assert re.fullmatch("[0-9]\n", numeral("read", picture).stdout)
 
 
 @pytest.fixture(scope="module")
@@ -246,6 +248,23 @@ def test_the_client_reads_what_the_command_shows(service: Service, digits: list[
     assert client.jobs.plot(curve, "fitted", {"steps": [10, 20]}, format="csv").count(b"\n") > 300
     assert client.preview({"rotation": 10}, count=2, variants=1, format="svg").startswith(b"<?xml")
     assert client.samples("mnist", count=4).startswith(b"\x89PNG")
+    picture = ROOT / "docs" / "images" / "seven.png"
+    reading = client.read(picture)
+    assert reading.text == "".join(str(digit.label) for digit in reading.digits)
+    assert len(reading.digits) == 1
+    assert client.read(picture.read_bytes(), model=reading.model) == reading
+
+
+def test_a_sheet_that_cannot_be_read_is_named(numeral: Any, tmp_path: Path) -> None:
+    (tmp_path / "note.png").write_text("no picture")
+    for words, said in (
+        (("read", str(tmp_path / "note.png")), "unsupported"),
+        (("read", str(tmp_path / "none.png")), "none.png"),
+        (("read", str(ROOT / "docs" / "images" / "seven.png"), "--model", "nobody"), "nobody"),
+    ):
+        ran = numeral(*words)
+        assert ran.returncode != 0
+        assert said in ran.stderr.lower(), ran.stderr
 
 
 def test_mistakes_are_listed_worst_first(numeral: Any, digits: list[str]) -> None:

@@ -40,7 +40,7 @@ def test_every_curl_runs_as_written(service: Service, tmp_path: Path) -> None:
     )
     assert ran.returncode == 0, ran.stdout[-2000:] + ran.stderr[-2000:]
     answers = re.findall(r'"label":(\d)', ran.stdout)
-    assert answers == ["7", "7", "2", "7", "2", "2", "7", "2", "2"]
+    assert answers == ["7", "7", "2", "7", "2", "2", "7", "2", "2", "2"]
     assert "event: end" in ran.stdout
     assert (tmp_path / "model.safetensors").stat().st_size > 100_000
 
@@ -52,7 +52,9 @@ def test_the_generated_parts_are_up_to_date() -> None:
 
 def test_every_command_is_in_the_readme() -> None:
     commands = {
-        command.name or command.callback.__name__ for command in app.registered_commands if command.callback
+        command.name or command.callback.__name__.replace("_", "-")
+        for command in app.registered_commands
+        if command.callback
     }
     commands |= {str(group.name) for group in app.registered_groups}
     commands -= {"demo"}  # which is `make demo`

@@ -482,3 +482,38 @@ def test_keys_are_in_no_log(
     assert "ZeroDivisionError" in caplog.text
     assert holders["admin"].text not in caplog.text + failed.text
     assert "_" + holders["admin"].text[13:] not in caplog.text
+
+
+def test_a_page_is_open_and_keeps_a_key_in_a_cookie(
+    guarded: tuple[Live, Mapping[Scope, Secret]],
+) -> None:
+    live, secrets = guarded
+    with httpx.Client(base_url=live.url, timeout=20) as http:
+        page = http.get("/", headers={"Accept": "text/html"})
+        assert (page.status_code, page.headers["content-type"]) == (200, "text/html; charset=utf-8")
+        assert all(
+            http.get(found).status_code == 200 for found in re.findall(r'"(/static/[^"]+)"', page.text)
+        )
+        assert http.get("/").status_code == 401
+        assert http.post("/v1/session").status_code == 401
+        assert http.post("/v1/session", headers=bearer(Secret.new())).status_code == 401
+        begun = http.post("/v1/session", headers=bearer(secrets["read"]))
+        assert begun.status_code == 204
+        kept = begun.headers["set-cookie"]
+        assert "HttpOnly" in kept
+        assert "SameSite=strict" in kept
+        assert http.get("/v1/jobs").status_code == 200
+        assert http.post("/v1/session").json()["code"] == "missing_api_key"
+        assert http.post("/v1/jobs", json={}).json()["code"] == "insufficient_scope"
+        http.cookies.clear()
+        http.post("/v1/session", headers=bearer(secrets["predict"]))
+        assert http.post("/v1/predict", content=JSON).status_code == 200
+        foreign = http.post("/v1/predict", content=JSON, headers={"Origin": "https://elsewhere.example"})
+        assert foreign.json()["code"] == "untrusted_origin"
+        assert http.delete("/v1/session").status_code == 204
+        assert http.post("/v1/predict", content=JSON).status_code == 401
+
+
+def test_without_keys_there_is_no_session(shared: Live) -> None:
+    for answer_ in (shared.http.post("/v1/session"), shared.http.delete("/v1/session")):
+        assert (answer_.status_code, answer_.json()["code"]) == (409, "auth_off")

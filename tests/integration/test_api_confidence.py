@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from service.confidence import LEVELS, TABLES, Calibration
+from service.confidence import LEVELS, NOT_A_DIGIT_ABOVE, TABLES, Calibration
 from service.store.models import Model
 from service.store.reports import Draft
 from tests.integration.conftest import Live, register, weights_for
@@ -108,7 +108,7 @@ def test_a_set_at_the_coverage_that_is_named(shared: Live, calibrated: str) -> N
 
 def test_the_score_on_request(shared: Live, calibrated: str) -> None:
     digit, other, _ = (one["not_a_digit"] for one in told(shared, calibrated, include="not_a_digit"))
-    assert 0 <= digit < 0.9
+    assert 0 <= digit < NOT_A_DIGIT_ABOVE
     assert other == 1.0
 
 

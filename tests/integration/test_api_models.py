@@ -3,6 +3,7 @@
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from pathlib import Path
 
 import pytest
 
@@ -120,6 +121,23 @@ def test_a_swap_under_load_fails_no_request(live: Live) -> None:
             running.result()  # raises what failed
 
     assert all(seen == sorted(seen) for seen in labels)  # never back to an older one
+
+
+def test_a_model_of_a_preprocessing_that_is_not_known_here(live: Live) -> None:
+    """As an older API finds it beside a newer worker."""
+    known, newer = live.model(3), live.model(5)
+    eventually(lambda: read(live) == 5)
+    live.http.put("/v1/aliases/champion", json={"model": known.id})
+    later = live.model(7)
+    with live.db.write() as connection:
+        connection.exec_driver_sql(f"UPDATE model SET preprocessing = '99' WHERE id = '{later.id}'")  # noqa: S608
+    seven = (Path(__file__).parents[2] / "docs" / "images" / "seven.png").read_bytes()
+    for path in (f"/v1/models/{later.id}/predict", f"/v1/models/{later.id}/read"):
+        answer = live.http.post(path, content=seven)
+        assert (answer.status_code, answer.json()["code"]) == (409, "unknown_preprocessing")
+        assert "'99'" in answer.json()["detail"]
+        assert "1, 2" in answer.json()["detail"]
+    assert (read(live, "champion"), read(live, newer.id)) == (3, 5)
 
 
 DAMAGE = """CREATE TRIGGER damage AFTER INSERT ON chunk

@@ -229,3 +229,20 @@ def test_the_process_says_where_it_listens_and_leaves_when_told(
                 pass
         assert process.wait(timeout=10) == 0
         assert time.monotonic() - began < 4
+
+
+def test_the_status_counts_what_there_is(live_on_each: Live) -> None:
+    live = live_on_each
+    waiting = [live.submit() for _ in range(3)]
+    live.claim(waiting[0])
+    jobs.remove(live.db, _cancelled(live, waiting[1]))
+    found = live.http.get("/v1/status").json()
+    assert found["jobs"] == {"running": 1, "queued": 1}
+    assert found["queues"] == {"cpu": 1}
+    assert found["database"]["size_bytes"] > 10_000
+    assert 0 < found["disk"]["free_bytes"] <= found["disk"]["total_bytes"]
+
+
+def _cancelled(live: Live, job_id: str) -> str:
+    jobs.cancel(live.db, job_id)
+    return job_id

@@ -78,7 +78,7 @@ def test_a_committee_is_one_model_that_answers_as_torch_does(process: Process) -
     )
     with torch.no_grad():
         logits = built(torch.tensor(data.test_inputs))
-    served = Classifier(process.db).loaded("latest").network.probabilities(data.test_inputs)
+    served = Classifier(process.db).loaded("latest").exact.probabilities(data.test_inputs)
     np.testing.assert_allclose(served, torch.softmax(logits, 1).numpy(), rtol=0, atol=1e-5)
     correct = int((logits.argmax(1).numpy() == data.test_targets).sum())
     report = reports.find(process.db, job.id)

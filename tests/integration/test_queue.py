@@ -15,8 +15,9 @@ from service.queue import Doorbell
 from service.reconciler import Reconciler
 from service.settings import Settings
 from service.spec import TrainingSpec
-from service.store import attempts, jobs, schema, sweeps, workers
+from service.store import attempts, batches, blobs, jobs, schema, sweeps, workers
 from service.store.attempts import Attempt
+from service.store.batches import Body
 from service.store.database import Database
 from service.sweep import Member
 
@@ -74,7 +75,7 @@ def test_messages_wait_by_queue_and_priority(
 ) -> None:
     for priority in (0, 5, 5, 9):
         queue.send(app, submit(store, priority=priority))
-    assert queue.depths(settings) == {"cpu": 4, "gpu": 0}
+    assert queue.depths(settings) == {"cpu": 4, "gpu": 0, "batch": 0}
 
 
 def test_auto_goes_where_a_live_worker_serves(store: Database) -> None:
@@ -104,7 +105,7 @@ def test_more_jobs_than_a_doorbell_holds_are_told_in_one_line(
     with caplog.at_level(logging.WARNING):
         bell.ring(*[job] * 1200)
     (line,) = caplog.messages
-    assert "leaving 200 jobs to the reconciler" in line
+    assert "leaving 200 of them to the reconciler" in line
 
 
 def test_members_of_a_sweep_whose_messages_were_lost_are_rung_for(
@@ -127,7 +128,7 @@ def test_members_of_a_sweep_whose_messages_were_lost_are_rung_for(
     assert len(made) == 5
     for _ in range(2):
         Reconciler(settings, store, app).round()
-    assert queue.depths(settings) == {"cpu": 5, "gpu": 0}
+    assert queue.depths(settings) == {"cpu": 5, "gpu": 0, "batch": 0}
 
 
 def test_what_a_broker_forgot_is_rung_for_again_and_no_more(
@@ -212,6 +213,59 @@ def test_without_a_broker_jobs_are_taken_back_all_the_same(
     clock.now += 31
     reconciler.round()
     assert jobs.get(store, job.id).state == "queued"
+
+
+def submit_batch(store: Database) -> batches.Batch:
+    body = Body("lines", blobs.write(store, b"[1]"), 3, 1)
+    fields: dict[str, Any] = {"model_id": "m", "preprocess": None, "scale": "byte", "max_attempts": 3}
+    _, made = batches.submit(store, body, answer=lambda batch: {"id": batch.id}, **fields)
+    assert made is not None
+    return made
+
+
+def test_batches_are_rung_for_and_taken_back_as_jobs_are(
+    settings: Settings, store: Database, app: Celery, running_broker: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("service.reconciler.RING_AGAIN_SECONDS", 0.0)
+    held, waiting = submit_batch(store), submit_batch(store)
+    submit(store)
+    assert batches.claim(store, held.id, worker="w", lease_seconds=30) is not None
+    clock = Clock()
+    reconciler = Reconciler(settings, store, app, clock=clock)
+    for _ in range(2):
+        reconciler.round()
+    assert queue.depths(settings) == {"cpu": 1, "gpu": 0, "batch": 1}
+    clock.now += 31
+    reconciler.round()
+    found = batches.get(store, held.id)
+    assert (found.state, found.crashes, found.done) == ("queued", 1, 0)
+    assert batches.get(store, waiting.id).state == "queued"
+    assert queue.depths(settings)["batch"] == 2
+
+
+@pytest.mark.parametrize(
+    ("idle", "waited", "messages", "deaf"),
+    [
+        (121, 121, 1, True),
+        (119, 121, 1, False),
+        (121, 119, 1, False),
+        (121, None, 1, False),
+        (121, 121, 0, False),
+    ],
+)
+def test_a_process_is_deaf_if_work_grows_old_beside_it_and_messages_wait(
+    settings: Settings,
+    store: Database,
+    app: Celery,
+    running_broker: Any,
+    idle: float,
+    waited: float | None,
+    messages: int,
+    deaf: bool,
+) -> None:
+    for _ in range(messages):
+        queue.send(app, submit_batch(store))
+    assert queue.is_deaf(settings, ["batch"], idle=idle, oldest_wait=lambda: waited) == deaf
 
 
 def test_a_long_home_still_has_a_socket(tmp_path: Path) -> None:

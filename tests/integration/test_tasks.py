@@ -11,9 +11,11 @@ import pytest
 import torch
 from sqlalchemy import update
 
+from service import lease
 from service.checkpoints import decode_weights, encode_weights, sha256
 from service.data import simulated
 from service.errors import Unavailable
+from service.lease import Lease
 from service.report import make as make_report
 from service.settings import Settings
 from service.spec import TrainingSpec
@@ -22,7 +24,6 @@ from service.store.attempts import Attempt
 from service.store.database import Database
 from worker import attempt, device, record, tasks
 from worker.attempt import Training
-from worker.lease import Lease
 from worker.leaving import Leaving
 from worker.process import Process
 from worker.record import Record
@@ -43,7 +44,7 @@ class StillHeart:
     device = "CPU (test)"
 
     @contextmanager
-    def holding(self, attempt: Attempt, *, claimed_at: float) -> Iterator[Lease]:
+    def holding(self, attempt: Attempt, *, claimed_at: float) -> Iterator[Lease[Attempt]]:
         yield Lease(attempt, 60, claimed_at + 60)
 
 
@@ -93,7 +94,7 @@ def failing_once(monkeypatch: pytest.MonkeyPatch, module: Any, name: str) -> Non
         return works(*given, **named)
 
     monkeypatch.setattr(module, name, called)
-    monkeypatch.setattr(attempt, "RETRY_SECONDS", 0.01)
+    monkeypatch.setattr(lease, "RETRY_SECONDS", 0.01)
 
 
 @pytest.fixture

@@ -7,7 +7,9 @@ from typing import Any
 import pytest
 import torch
 
+from service import lease
 from service.errors import Unavailable
+from service.lease import Heartbeat
 from service.settings import Settings
 from service.spec import TrainingSpec
 from service.store import attempts, checkpoints, events, jobs, metrics, models, reports, sweeps, workers
@@ -16,8 +18,7 @@ from service.store.jobs import Job
 from service.sweep import Member
 from tests.integration.test_tasks import SPEC, at_step, steps_of, submit
 from tests.integration.test_tasks import process as process
-from worker import attempt, device, record, tasks
-from worker.lease import Heartbeat
+from worker import device, record, tasks
 from worker.leaving import Leaving
 from worker.packed import Pack
 from worker.process import Process
@@ -250,7 +251,7 @@ def test_a_busy_database_fails_nobody(process: Process, monkeypatch: pytest.Monk
         return works(*given, **named)
 
     monkeypatch.setattr(attempts, "write_progress", busy)
-    monkeypatch.setattr(attempt, "RETRY_SECONDS", 0.01)
+    monkeypatch.setattr(lease, "RETRY_SECONDS", 0.01)
     ids = seeds(process, 3, steps=30)
     tasks.train(process, ids[0])
     assert states(process, ids) == ["succeeded"] * 3

@@ -9,11 +9,14 @@ import numpy as np
 import pytest
 
 from service import classifier
-from service.checkpoints import Snapshot, encode_weights, shapes
-from service.classifier import Classifier, ModelDamaged, NoModel, NotAClassifier
+from service.accelerated import AcceleratedNetwork
+from service.api import app
+from service.checkpoints import Arrays, Snapshot, encode_weights, shapes
+from service.classifier import Classifier, ModelDamaged, NoModel, NotAClassifier, Placed
 from service.errors import NotFound
-from service.inference import NumpyNetwork
+from service.inference import Floats, NumpyNetwork
 from service.quantized import QuantizedNetwork, Trial
+from service.settings import Settings, SettingsError
 from service.spec import TrainingSpec
 from service.store import attempts, checkpoints, jobs, models, schema
 from service.store.attempts import Attempt
@@ -39,6 +42,7 @@ def register(
     db: Database, spec: TrainingSpec = SPEC, *, damaged: bool = False, trial: Trial | None = None
 ) -> Model:
     arrays = {name: np.ones(shape, np.float32) for name, shape in shapes(spec).items()}
+    arrays["input.mean"] *= 0
     data = encode_weights(Snapshot(1, 1.0, arrays, {}, {}), spec, preprocessing="1")
     answer, _ = jobs.submit(db, spec, answer=lambda job: {"id": job.id}, queue="cpu")
     job = attempts.claim(db, answer["id"], worker="w", device="CPU", lease_seconds=60)
@@ -186,10 +190,10 @@ def test_the_thread_follows_and_ends(db: Database) -> None:
 def test_the_fastest_form_that_agrees_is_served(
     db: Database, monkeypatch: pytest.MonkeyPatch, agreement: float, fastest: type, form: type
 ) -> None:
-    monkeypatch.setattr(classifier, "_seconds", lambda network: 1 if isinstance(network, fastest) else 2)
-    trial = Trial((9.0,), 10_000, agreement, 0.98, 0.98)
+    monkeypatch.setattr(classifier, "_seconds", lambda network, *_: 1 if isinstance(network, fastest) else 2)
+    trial = Trial((400.0,), 10_000, agreement, 0.98, 0.98)
     model = register(db, DEEPER, trial=trial)
-    assert model.quantized == {**asdict(trial), "peaks": [9.0]}
+    assert model.quantized == {**asdict(trial), "peaks": [400.0]}
     loaded = Classifier(db).loaded("latest")
     assert type(loaded.network) is form
     pixels: Any = np.arange(784 * 3).reshape(3, 784) % 256
@@ -201,3 +205,60 @@ def test_a_model_that_was_not_tried_in_bytes_is_served_in_float32(db: Database) 
     loaded = Classifier(db).loaded("latest")
     assert loaded.network is loaded.exact
     assert classifier._seconds(loaded.network) > 0
+
+
+def on_the_cpu(spec: TrainingSpec, arrays: Arrays) -> AcceleratedNetwork:
+    return AcceleratedNetwork(spec, arrays, "cpu")
+
+
+def test_batches_that_a_gpu_answers_sooner_go_there(db: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    def seconds(network: object, count: int = 1) -> float:
+        return 5 if isinstance(network, AcceleratedNetwork) else count / 10
+
+    monkeypatch.setattr(classifier, "_seconds", seconds)
+    model = register(db, DEEPER)
+    loaded = Classifier(db, on_the_cpu).loaded(model.id)
+    assert isinstance(loaded.network, Placed)
+    assert loaded.network.least == 64
+    assert loaded.network.near is loaded.exact
+    assert loaded.network.cost == loaded.exact.cost
+    asked: list[int] = []
+    far = loaded.network.far.logits
+
+    def watched(inputs: Any) -> Floats:
+        asked.append(len(inputs))
+        return far(inputs)
+
+    monkeypatch.setattr(loaded.network.far, "logits", watched)
+    pixels: Any = np.arange(784 * 64).reshape(64, 784) % 256
+    for count in (63, 64):
+        found, expected = (one.logits(pixels[:count]) for one in (loaded.network, loaded.exact))
+        np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
+    assert asked == [64]
+
+
+def test_a_gpu_that_is_never_faster_serves_nothing(db: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(classifier, "_seconds", lambda *_: 1)
+    register(db, DEEPER)
+    loaded = Classifier(db, on_the_cpu).loaded("latest")
+    assert loaded.network is loaded.exact
+
+
+def test_a_gpu_that_says_other_things_serves_nothing(db: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    def wrong(spec: TrainingSpec, arrays: Arrays) -> AcceleratedNetwork:
+        return on_the_cpu(spec, {name: array * np.float32(1.1) for name, array in arrays.items()})
+
+    monkeypatch.setattr(
+        classifier, "_seconds", lambda network, *_: 1 if isinstance(network, AcceleratedNetwork) else 2
+    )
+    register(db, DEEPER)
+    assert isinstance(Classifier(db, on_the_cpu).loaded("latest").network, Placed)
+    loaded = Classifier(db, wrong).loaded("latest")
+    assert loaded.network is loaded.exact
+
+
+@pytest.mark.skipif(app.NVIDIA.exists(), reason="there is a GPU here")
+def test_a_gpu_is_asked_for_where_there_is_none(tmp_path: Path) -> None:
+    assert app._far(Settings(home=tmp_path)) is None
+    with pytest.raises(SettingsError, match="NUMERAL_API_DEVICE"):
+        app._far(Settings(home=tmp_path, api_device="cuda"))

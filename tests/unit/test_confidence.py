@@ -69,13 +69,13 @@ def test_sets_tell_apart_what_single_precision_does_not() -> None:
 def test_no_label_changes_and_a_model_without_calibration_is_as_it_was() -> None:
     logits, _ = sampled(500, 2.0)
     plain = confidence.predicted(logits, np.empty(0), None)
-    assert plain.labels.tolist() == logits.argmax(axis=1).tolist()
+    assert plain.labels == logits.argmax(axis=1).tolist()
     np.testing.assert_allclose(plain.probabilities, np.exp(answers.log_softmax(logits)), rtol=1e-5)
     assert plain.not_a_digit is None
     assert not plain.flagged.any()
     cool = Calibration(20.0, "validation", 1000, np.linspace(0, 5, len(LEVELS)), None)
     softer = confidence.predicted(logits, np.empty(0), cool)
-    assert softer.labels.tolist() == plain.labels.tolist()
+    assert softer.labels == plain.labels
     picked = softer.probabilities[np.arange(500), softer.labels]
     assert (picked == softer.probabilities.max(axis=1)).all()
     assert (picked <= plain.probabilities.max(axis=1)).all()

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from service import checkpoints, inference, network
+from service.accelerated import AcceleratedNetwork
 from service.checkpoints import Snapshot
 from service.inference import NumpyNetwork
 from service.spec import Activation, TrainingSpec
@@ -76,6 +77,9 @@ def test_a_committee_answers_by_the_mean_of_its_members_log_probabilities() -> N
     wanted = np.mean([np.log(softmax64(expected(one, IMAGES))) for one in members], axis=0)
     np.testing.assert_allclose(logits.numpy(), wanted, rtol=0, atol=1e-5)
     np.testing.assert_allclose(served.logits(IMAGES), logits.numpy(), rtol=0, atol=1e-5)
+    accelerated = AcceleratedNetwork(spec, arrays, "cpu")
+    np.testing.assert_allclose(accelerated.logits(IMAGES), logits.numpy(), rtol=0, atol=1e-5)
+    assert accelerated.logits(IMAGES[:0]).shape == (0, 10)
     np.testing.assert_allclose(served.probabilities(IMAGES), softmax64(wanted), rtol=0, atol=1e-5)
     first = checkpoints.decode_weights(data).first_layer
     np.testing.assert_array_equal(first, network.arrays_of(members[0])["layers.0.weight"])

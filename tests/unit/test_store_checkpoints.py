@@ -11,9 +11,10 @@ from sqlalchemy import delete, event, func, select, update
 
 from service.errors import NotFound
 from service.spec import TrainingSpec
-from service.store import attempts, checkpoints, events, garbage, jobs, models
+from service.store import attempts, blobs, checkpoints, events, garbage, jobs, models
 from service.store.attempts import Attempt
-from service.store.checkpoints import Checkpoint, Damaged, Kept
+from service.store.blobs import Damaged
+from service.store.checkpoints import Checkpoint, Kept
 from service.store.database import Database
 from service.store.jobs import JobLost
 from service.store.tables import checkpoint, chunk
@@ -68,7 +69,7 @@ def collect_all(db: Database) -> int:
 
 def test_what_is_saved_is_read(db: Database) -> None:
     attempt = start(db)
-    whole = checkpoints.CHUNK_BYTES
+    whole = blobs.CHUNK_BYTES
     for step, size in enumerate((0, 1, whole - 1, whole, whole + 1, 2 * whole + 17)):
         weights, state = os.urandom(size), os.urandom(size // 3)
         header = save(db, attempt, step, weights=weights, state=state, metrics={"test_loss": 0.5})
@@ -84,19 +85,19 @@ def test_what_is_saved_is_read(db: Database) -> None:
 
 
 def test_a_range_is_cut_across_chunks(db: Database, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(checkpoints, "CHUNK_BYTES", 10)
+    monkeypatch.setattr(blobs, "CHUNK_BYTES", 10)
     weights = os.urandom(35)
     blob = save(db, start(db), 1, weights=weights, state=None).weights_blob
     edges = (0, 1, 9, 10, 11, 20, 29, 34, 35)
     for begin in edges:
         for end in (edge for edge in edges if edge >= begin):
-            pieces = list(checkpoints.read_pieces(db, blob, start=begin, stop=end))
+            pieces = list(blobs.read(db, blob, start=begin, stop=end))
             assert b"".join(pieces) == weights[begin:end]
             assert all(len(piece) <= 10 for piece in pieces)
 
 
 def test_a_stale_attempt_leaves_only_garbage(db: Database, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(checkpoints, "CHUNK_BYTES", 10)
+    monkeypatch.setattr(blobs, "CHUNK_BYTES", 10)
     stale = start(db)
     attempts.worker_lost(db, stale, reason="died")
     seen = events.heads(db, [stale.job_id])
@@ -127,7 +128,7 @@ def lose(db: Database, blob_id: str) -> None:
 
 
 def test_damage_is_marked_told_and_passed_over(db: Database, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(checkpoints, "CHUNK_BYTES", 10)
+    monkeypatch.setattr(blobs, "CHUNK_BYTES", 10)
     harms: list[tuple[Callable[[Database, str], None], str]] = [
         (flip, "weights_blob"),
         (lose, "weights_blob"),
@@ -218,7 +219,7 @@ def test_only_the_newest_states_are_kept(db: Database, with_state: tuple[int, ..
 
 
 def test_garbage_goes_in_small_steps(db: Database, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(checkpoints, "CHUNK_BYTES", 10)
+    monkeypatch.setattr(blobs, "CHUNK_BYTES", 10)
     attempt = start(db)
     named = save(db, attempt, 2, weights=bytes(100), state=bytes(50))
     save(db, attempt, 1, weights=bytes(195), state=None)
@@ -235,7 +236,7 @@ def test_garbage_goes_in_small_steps(db: Database, monkeypatch: pytest.MonkeyPat
     assert garbage.collect(db, grace_seconds=-60, seconds=0) == 0, "no time, no step"
     assert collect_all(db) == 20
     assert sum(gone) == 20
-    assert max(gone) <= garbage.ROWS_A_STEP
+    assert max(gone) <= blobs.ROWS_A_STEP
     assert chunks(db) == 15
     assert checkpoints.weights(db, named) == bytes(100)
     assert checkpoints.state(db, named) == bytes(50)

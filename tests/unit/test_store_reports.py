@@ -11,7 +11,7 @@ from sqlalchemy import Table, delete, func, insert, select, update
 from service.spec import TrainingSpec
 from service.store import (
     attempts,
-    checkpoints,
+    blobs,
     events,
     garbage,
     jobs,
@@ -22,7 +22,8 @@ from service.store import (
     tables,
 )
 from service.store.attempts import Attempt, Curve, Point
-from service.store.checkpoints import Checkpoint, Damaged
+from service.store.blobs import Damaged
+from service.store.checkpoints import Checkpoint
 from service.store.database import Database
 from service.store.jobs import JobLost
 from service.store.models import Model
@@ -63,7 +64,7 @@ def collect_all(db: Database) -> int:
 
 
 def test_a_report_is_read_as_it_was_stored(db: Database, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(checkpoints, "CHUNK_BYTES", 9)
+    monkeypatch.setattr(blobs, "CHUNK_BYTES", 9)
     found = reports.find(db, finished(db))
     assert found is not None
     assert (found.data, list(found.data)) == (DATA, ["zeta", "alpha", "third"])

@@ -1,5 +1,5 @@
-"""The heartbeat of a training process, in a thread of its own: renews the leases of the jobs in hand, and
-says that the process lives."""
+"""The heartbeat of a process that works, in a thread of its own: renews the leases of what is in hand, and says that
+the process lives."""
 
 import logging
 import threading
@@ -7,24 +7,28 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Generic, TypeVar
 
-from service.errors import ServiceError
-from service.store import attempts, workers
-from service.store.attempts import Attempt
+from service.errors import ServiceError, Unavailable
+from service.store import workers
 from service.store.database import Database
-from service.store.jobs import JobLost
+from service.store.leases import Held, LeaseLost
 
 HEARTBEAT_SECONDS = 10.0
+RETRY_SECONDS = 1.0
 
 log = logging.getLogger(__name__)
+H = TypeVar("H", bound=Held)
+H_co = TypeVar("H_co", bound=Held, covariant=True)
+T = TypeVar("T")
 
 
 @dataclass
-class Lease:
-    """A hold on a job for a while. Lost when the database says so, or when our own clock says that it
-    can no longer have been renewed in time."""
+class Lease(Generic[H_co]):
+    """A hold on a job or a batch for a while. Lost when the database says so, or when our own clock says that
+    it can no longer have been renewed in time."""
 
-    attempt: Attempt
+    attempt: H_co
     seconds: float
     deadline: float
     refused: threading.Event = field(default_factory=threading.Event)
@@ -33,10 +37,25 @@ class Lease:
     def lost(self) -> bool:
         return self.refused.is_set() or time.monotonic() >= self.deadline
 
+    def require(self) -> None:
+        """Raises LeaseLost if it is."""
+        if self.lost:
+            raise LeaseLost(f"the lease of {self.attempt.held_id} ran out")
+
+    def patiently(self, write: Callable[[], T]) -> T:
+        """Write, trying again while the database is busy or away, as long as the lease can last."""
+        while True:
+            try:
+                return write()
+            except Unavailable as error:
+                self.require()
+                log.warning("%s: %s; trying again", self.attempt.held_id, error.detail)
+                time.sleep(RETRY_SECONDS)
+
 
 class Heartbeat(threading.Thread):
-    """Beats at least every ten seconds, and six times a lease. `on_idle` is called at each beat without a
-    job, with the seconds since the last one."""
+    """Beats at least every ten seconds, and six times a lease. `on_idle` is called at each beat without
+    anything in hand, with the seconds since the last time."""
 
     def __init__(
         self,
@@ -56,14 +75,14 @@ class Heartbeat(threading.Thread):
         self._lease_seconds = lease_seconds
         self._on_idle = on_idle
         self._interval = min(HEARTBEAT_SECONDS, lease_seconds / 6)
-        self._leases: tuple[Lease, ...] = ()  # changed by the training thread alone, and as a whole
+        self._leases: tuple[Lease[Held], ...] = ()  # changed by the working thread alone, and as a whole
         self._idle_since = time.monotonic()
         self._wake = threading.Event()
         self._closing = False
 
     @contextmanager
-    def holding(self, attempt: Attempt, *, claimed_at: float) -> Iterator[Lease]:
-        """Keep the lease of a job claimed at `claimed_at` (monotonic) renewed while the block runs."""
+    def holding(self, attempt: H, *, claimed_at: float) -> Iterator[Lease[H]]:
+        """Keep the lease of what was claimed at `claimed_at` (monotonic) renewed while the block runs."""
         lease = Lease(attempt, self._lease_seconds, claimed_at + self._lease_seconds)
         self._leases = (*self._leases, lease)
         try:
@@ -92,23 +111,23 @@ class Heartbeat(threading.Thread):
         for lease in leases:
             if not lease.refused.is_set():  # of jobs together, that of one that has ended
                 self._try_to_renew(lease)
-        job_id = leases[0].attempt.job_id if leases else None
-        workers.seen(self._db, self._worker, queues=self._queues, device=self.device, job_id=job_id)
+        held_id = leases[0].attempt.held_id if leases else None
+        workers.seen(self._db, self._worker, queues=self._queues, device=self.device, job_id=held_id)
         if not leases:
             self._on_idle(time.monotonic() - self._idle_since)
 
-    def _try_to_renew(self, lease: Lease) -> None:
+    def _try_to_renew(self, lease: Lease[Held]) -> None:
         """One that cannot be written now must not cost those after it theirs."""
         try:
             self._renew(lease)
         except ServiceError as error:
-            log.warning("the lease of %s was not renewed: %s", lease.attempt.job_id, error.detail)
+            log.warning("the lease of %s was not renewed: %s", lease.attempt.held_id, error.detail)
 
-    def _renew(self, lease: Lease) -> None:
+    def _renew(self, lease: Lease[Held]) -> None:
         began = time.monotonic()  # before the database takes its time, so that ours runs out first
         try:
-            attempts.heartbeat(self._db, lease.attempt, lease_seconds=lease.seconds)
-        except JobLost:
+            lease.attempt.renew(self._db, lease_seconds=lease.seconds)
+        except LeaseLost:
             lease.refused.set()
         else:
             lease.deadline = began + lease.seconds
