@@ -74,7 +74,7 @@ class Access:
         self._seen: dict[bytes, _Seen] = {}  # by a digest of the header
         self._hosts: set[bytes] = set()  # names that were found to be good
         self._noting: set[asyncio.Task[None]] = set()
-        self.is_counting = settings.requires_key or settings.requests_per_minute is not None
+        self.is_counting = is_counting(settings)
 
     async def identified(self, authorization: str) -> Key | None:
         """The key of an Authorization header; None where none is needed. Raises Unauthenticated."""
@@ -171,6 +171,11 @@ class Access:
         )
 
 
+def is_counting(settings: Settings) -> bool:
+    """Whether it matters who asks."""
+    return settings.requires_key or settings.requests_per_minute is not None
+
+
 def _authorization(request: Request) -> str:
     """As the header has it, or a page's cookie."""
     cookie = request.cookies.get(COOKIE)
@@ -201,18 +206,16 @@ class Gate:
     """Lets in whoever has a good key, where one is needed, and a request left. What the route asks for beyond that is
     looked at by `authorized`."""
 
-    def __init__(self, app: ASGIApp, open_routes: Sequence[BaseRoute]) -> None:
+    def __init__(self, app: ASGIApp, settings: Settings, open_routes: Sequence[BaseRoute]) -> None:
         self._app = app
+        self._is_counting = is_counting(settings)
         self._open = open_routes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
+        if scope["type"] != "http" or not self._is_counting or self._is_open(scope):
             await self._app(scope, receive, send)
             return
         access: Access = scope["app"].state.context.access
-        if not access.is_counting or self._is_open(scope):
-            await self._app(scope, receive, send)
-            return
         visit = _Visit(access, scope, send)
         try:
             await visit.begin()
@@ -284,9 +287,8 @@ async def key_of(request: Request) -> Key | None:
 
 async def authorized(request: Request) -> None:
     """Refuse a key that has not the scope of the route."""
-    settings: Settings = request.app.state.context.settings
     needed = scopes.needed(request.scope["endpoint"])
-    if settings.requires_key and needed != scopes.OPEN:
+    if request.app.requires_key and needed != scopes.OPEN:
         key: Key = request.scope["state"]["key"]
         if not key.may(*needed):
             raise MissingScope(key, needed)
@@ -300,5 +302,5 @@ async def _submitter(request: Request) -> Submitter | None:
 Submitting = Annotated[Submitter | None, Depends(_submitter)]
 
 
-def install(app: FastAPI, open_routes: Sequence[BaseRoute]) -> None:
-    app.add_middleware(Gate, open_routes=open_routes)
+def install(app: FastAPI, settings: Settings, open_routes: Sequence[BaseRoute]) -> None:
+    app.add_middleware(Gate, settings=settings, open_routes=open_routes)

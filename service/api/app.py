@@ -132,7 +132,7 @@ def create_app(settings: Settings) -> FastAPI:
     problems.install(app)
     app.add_middleware(BodyLimit, settings=settings)
     shown = pages.routes(app.openapi)
-    access.install(app, [*scopes.check(noun.router for noun in NOUNS), *shown])
+    access.install(app, settings, [*scopes.check(noun.router for noun in NOUNS), *shown])
     origins.install(app, settings)
     app.add_middleware(RequestIdentity)  # the last added is the outermost
     for noun in NOUNS:

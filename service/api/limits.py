@@ -21,6 +21,7 @@ SECURITY = (  # of every answer; a page may have a policy of its own
     (b"cross-origin-resource-policy", b"same-origin"),
 )
 POLICY = (b"content-security-policy", b"default-src 'none'; frame-ancestors 'none'")
+PASSED_ON = ("/predict/stream", "/v1/batches")  # ends of paths whose bodies are never held as a whole
 SMALL = 256 * 1024  # bytes of a body that is taken however many others there are
 REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 
@@ -89,7 +90,8 @@ class BodyLimit:
         if refusal is not None:
             await problems.render(scope, refusal)(scope, receive, send)
             return
-        intake = None if limit == sys.maxsize else self._intake
+        is_passed_on = scope["path"].endswith(PASSED_ON)
+        intake = None if is_passed_on else self._intake
         await _Counted(limit, setting, intake, receive, send).run(self._app, scope)
 
     def _limit(self, path: str) -> tuple[int, str]:

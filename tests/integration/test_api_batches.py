@@ -327,7 +327,7 @@ def test_a_client_that_leaves_in_the_middle_leaves_nothing(api: Live) -> None:
     assert port is not None
     with closing(socket.create_connection((host, port))) as connection:
         connection.sendall(
-            b"POST /v1/batches HTTP/1.1\r\nHost: x\r\nContent-Type: application/octet-stream\r\n"
+            b"POST /v1/batches HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/octet-stream\r\n"
             b"Content-Length: 9000000\r\n\r\n" + bytes(3_000_000)
         )
         eventually(lambda: chunks(api) >= rows + 2)

@@ -33,7 +33,7 @@ class Browser:
 
     def ask(self, method: str, path: str, **options: Any) -> httpx.Response:
         async def asked() -> httpx.Response:
-            async with httpx.AsyncClient(transport=self._transport, base_url="http://numeral") as client:
+            async with httpx.AsyncClient(transport=self._transport, base_url="http://localhost") as client:
                 return await client.request(method, path, **options)
 
         return asyncio.run(asked())
