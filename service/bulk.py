@@ -7,6 +7,7 @@ import logging
 import os
 import signal
 import socket
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -14,6 +15,7 @@ from dataclasses import dataclass
 from functools import partial
 from io import BufferedReader
 from itertools import chain
+from types import FrameType
 from typing import Any
 
 import cv2
@@ -191,6 +193,7 @@ class Attempt:
 
 def run(settings: Settings) -> None:
     """Read batches until told to stop. SIGTERM and SIGINT let the one in hand go back to the queue."""
+    signal.signal(signal.SIGTERM, _leave)  # until Celery listens
     # as in an API process, whose answers these are
     threadpool_limits(limits=1)
     cv2.setNumThreads(1)
@@ -219,6 +222,10 @@ def run(settings: Settings) -> None:
         heartbeat.close()
         workers.gone(db, name)
         db.close()
+
+
+def _leave(_number: int, _frame: FrameType | None) -> None:
+    sys.exit(0)
 
 
 def _work(process: Process, app: Celery) -> None:

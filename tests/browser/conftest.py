@@ -71,8 +71,9 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
         yield Site(service, first, second)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
+    """One a file: while it is there an event loop runs in this thread, which other tests cannot do with."""
     binary = next((found for name in CHROMIUMS if (found := shutil.which(name))), None)
     if binary is None:
         missing("Chromium (apt-get install chromium)")

@@ -343,7 +343,7 @@ def test_a_second_identical_submit(live: Live) -> None:
 def test_paths_and_methods_that_are_not_there(shared: Live) -> None:
     refused(shared.http.get("/v1/nowhere"), 404, "no_such_path")
     refused(shared.http.get("/v1/jobs/"), 404, "no_such_path")
-    refused(shared.http.get("/docs"), 404, "no_such_path")
+    refused(shared.http.get("/redoc"), 404, "no_such_path")
     answer = shared.http.put("/v1/jobs/x")
     refused(answer, 405, "method_not_allowed")
     assert answer.headers["Allow"] == "GET, PATCH, DELETE"

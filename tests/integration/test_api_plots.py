@@ -519,7 +519,7 @@ sys.modules["torch"] = None  # as if it were not installed
 from fastapi.testclient import TestClient
 from service.api.app import create_app
 from service.settings import load
-with TestClient(create_app(load())) as http:
+with TestClient(create_app(load()), base_url="http://localhost") as http:
     answer = http.post("/v1/augmentations/preview", json={"augmentation": {"rotation": 3}})
     others = http.get("/v1/datasets/mnist/samples.png").status_code
     print(json.dumps([answer.status_code, answer.json(), others]))
