@@ -15,13 +15,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
-from sqlalchemy import ColumnElement, Connection, and_, delete, func, insert, null, select, update
+from sqlalchemy import ColumnElement, Connection, and_, delete, func, insert, null, or_, select, update
 
 from service.errors import Conflict, NotFound
 from service.store import blobs, jobs
 from service.store.database import Database, now
 from service.store.identifiers import new_id
-from service.store.jobs import Idempotency
+from service.store.jobs import CLOCK_SECONDS, Idempotency
 from service.store.leases import LeaseLost
 from service.store.tables import batch
 
@@ -281,9 +281,11 @@ def _ended(state: State) -> dict[str, Any]:
 
 
 def unrung(db: Database, *, older_than: float, limit: int) -> list[Batch]:
-    """Queued batches whose message was sent so long ago that it may be lost; the oldest first."""
+    """Queued batches whose message was sent so long ago that it may be lost, or before the clock was set back; the
+    oldest first."""
     sent_at = func.coalesce(batch.c.rung_at, batch.c.queued_at)
-    where = and_(batch.c.state == "queued", sent_at <= now() - older_than)
+    is_due = or_(sent_at <= now() - older_than, sent_at > now() + CLOCK_SECONDS)
+    where = and_(batch.c.state == "queued", is_due)
     return _found(db, where, limit=limit)
 
 
