@@ -170,13 +170,19 @@ def test_a_process_that_stops_amid_a_transaction_holds_its_rows_no_longer(
     db = Database(postgres_url)
     schema.migrate(db)
     write(db, "a")
-    with pytest.raises(Unavailable), db.write() as stopped:
+    with pytest.raises(Unavailable):
+        stop_within(db)
+    assert names(db) == ["a"]
+    db.close()
+
+
+def stop_within(db: Database) -> None:
+    """Take the rows, and say nothing until another has got them."""
+    with db.write() as stopped:
         stopped.execute(select(counter).with_for_update())
         with db.write() as connection:
             connection.execute(select(counter).with_for_update())
         put(stopped, "b")
-    assert names(db) == ["a"]
-    db.close()
 
 
 def test_too_many_at_once_are_told_to_return(sqlite: Database, monkeypatch: pytest.MonkeyPatch) -> None:
