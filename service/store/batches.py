@@ -197,7 +197,7 @@ def remove(db: Database, batch_id: str) -> None:
 
 def claim(db: Database, batch_id: str, *, worker: str, lease_seconds: float) -> Batch | None:
     """Take a queued batch. None if it is not queued (any more): the message came late or twice."""
-    with db.write(durable=False) as connection:
+    with db.write(durable=db.may_crash_alone) as connection:
         row = connection.execute(
             update(batch)
             .where(batch.c.id == batch_id, batch.c.state == "queued")
@@ -216,7 +216,7 @@ def claim(db: Database, batch_id: str, *, worker: str, lease_seconds: float) -> 
 def append(db: Database, hold: Hold, answers: bytes, *, done: int, errors: int) -> None:
     """Store further answers, with how many there are now and how many of them are errors. Not to be tried again when it
     fails: a connection that breaks at the commit leaves unknown whether they are there. Raises LeaseLost."""
-    with db.write(durable=False) as connection:
+    with db.write(durable=db.may_crash_alone) as connection:
         counts = {
             "done": done,
             "errors": errors,
