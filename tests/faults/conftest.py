@@ -1,159 +1,20 @@
-"""The service as its users run it, on each pair of database and broker, with what disturbs it at hand."""
+"""The service on each pair of database and broker in turn, and a fault to be told of."""
 
+import os
 import random
-import sqlite3
 from collections.abc import Iterator
-from contextlib import ExitStack, closing, contextmanager
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any
 
-import httpx
-import psutil
 import pytest
 
-from service import settings as settings_module
-from service.client import Job
-from service.settings import Settings
-from service.store import events, jobs, metrics
-from service.store.database import Database
-from tests.acceptance.conftest import Service, running, until
-from tests.acceptance.test_main_job import SMALL
 from tests.faults.ledger import Fault, record
-from tests.faults.servers import Cluster, Redis, postgres, redis_server
-
-LEASE_SECONDS = 4.0
-QUICK = {
-    "NUMERAL_WORKERS": "2",
-    "NUMERAL_LEASE_SECONDS": str(LEASE_SECONDS),
-    "NUMERAL_RECONCILE_SECONDS": "0.5",
-}
-STACKS = ("SQLite + Valkey", "PostgreSQL + Redis")
-
-
-@dataclass
-class Stack:
-    """A running service, and a door of the test's own to its database and its broker."""
-
-    name: str
-    service: Service
-    settings: Settings
-    db: Database
-    log: Path
-    cluster: Cluster | None = None
-    redis: Redis | None = None
-    _undisturbed: dict[str, str] = field(default_factory=dict)
-
-    def trainer(self, job_id: str) -> psutil.Process:
-        """The process that trains a job."""
-
-        def holder() -> str | None:
-            return jobs.get(self.db, job_id).worker
-
-        return psutil.Process(int(str(until(holder, f"a worker holds {job_id}")).rsplit(":", 1)[1]))
-
-    @contextmanager
-    def locked(self) -> Iterator[None]:
-        """The database, or of PostgreSQL the table of jobs, held against every writer while the block runs."""
-        if self.cluster is not None:
-            with self.cluster.connect() as connection, connection.transaction():
-                connection.execute("LOCK TABLE job IN EXCLUSIVE MODE")
-                yield
-            return
-        with closing(sqlite3.connect(str(self.db.url.database), isolation_level=None)) as connection:
-            connection.execute("BEGIN IMMEDIATE")
-            yield
-            connection.execute("ROLLBACK")
-
-    def broker(self) -> psutil.Process:
-        if self.redis is None:
-            return self.service.child("valkey-server")
-        assert self.redis.process is not None
-        return psutil.Process(self.redis.process.pid)
-
-    def hash_of(self, spec: dict[str, Any]) -> str:
-        """Of the weights of a run that nothing disturbs; each is done once."""
-        key = repr(spec)
-        if key not in self._undisturbed:
-            job = self.service.client.jobs.wait(self.service.client.jobs.create(spec).id)
-            assert (job.state, job.attempt) == ("succeeded", 1)
-            self._undisturbed[key] = str(job.weights_sha256)
-        return self._undisturbed[key]
-
-    def as_promised(self, job_id: str, spec: dict[str, Any] = SMALL, **expected: Any) -> Job:
-        """Wait for the job, and hold it against what is promised of every accepted job: one end, each step's figures
-        once, events without a gap, the weights of a run that nothing disturbed."""
-        undisturbed = self.hash_of(spec)
-        job = self.service.client.jobs.wait(job_id)
-        told = self.service.events(job_id)
-        assert (job.state, job.error) == ("succeeded", None)
-        assert job.weights_sha256 == undisturbed
-        assert [event.seq for event in told] == list(range(1, len(told) + 1))
-        assert [event.type for event in told].count("end") == 1
-        figures = [event.data["step"] for event in told if event.type == "metric"]
-        assert figures == sorted(set(figures)), "each step's figures once"
-        values, _ = metrics.page(self.db, job_id, names=["batch_loss"], limit=10_000)
-        steps = [value.step for value in values]
-        whole, _ = metrics.page(self.db, self.twin(spec), names=["batch_loss"], limit=10_000)
-        assert steps == [value.step for value in whole], "no step is missing"
-        row = jobs.get(self.db, job_id)
-        assert {name: getattr(row, name) for name in expected} == expected
-        return job
-
-    def twin(self, spec: dict[str, Any]) -> str:
-        """A job that did the spec undisturbed."""
-        found = self.hash_of(spec)
-        for job in self.service.client.jobs.list(limit=100, state="succeeded"):
-            if job.weights_sha256 == found and job.attempt == 1:
-                return job.id
-        raise AssertionError("no undisturbed job of it is there any more")
-
-    def state(self, job_id: str) -> str:
-        return self.service.client.jobs.get(job_id).state
-
-    def requeued(self, job_id: str, reason: str) -> list[float]:
-        """When the job went back to the queue for that reason, in seconds since 1970."""
-        told = events.page(self.db, job_id, after=0, limit=10_000)
-        return [event.time for event in told if event.data.get("reason") == reason]
-
-    def said(self, words: str) -> int:
-        """How often the service has logged this."""
-        return self.log.read_text(errors="replace").count(words)
-
-    def post(self, spec: dict[str, Any], **headers: str) -> httpx.Response:
-        """Submit once, without the client's patience."""
-        return httpx.post(f"{self.service.url}/v1/jobs", json={"spec": spec}, headers=headers, timeout=60)
-
-
-def ended(process: psutil.Process) -> bool:
-    return not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
-
-
-def settings_of(service: Service) -> Settings:
-    """As the service reads them from its environment."""
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in service.environment.items():
-            if name.startswith(settings_module.PREFIX):
-                patch.setenv(name, value)
-        return settings_module.load()
+from tests.faults.stack import STACKS, Stack, started
 
 
 @pytest.fixture(scope="session", params=STACKS)
 def stack(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     """One service for all tests of a pair."""
-    home, log = tmp_path_factory.mktemp("home"), tmp_path_factory.mktemp("log") / "numeral.log"
-    cluster = redis = None
-    with ExitStack() as opened:
-        variables = dict(QUICK)
-        if request.param != STACKS[0]:
-            cluster = opened.enter_context(postgres())
-            redis = opened.enter_context(redis_server(tmp_path_factory.mktemp("redis")))
-            variables |= {"NUMERAL_DATABASE_URL": cluster.url, "NUMERAL_BROKER_URL": redis.url}
-        service = opened.enter_context(running(home, log=log, **variables))
-        settings = settings_of(service)
-        db = Database(settings.database)
-        opened.callback(db.close)
-        yield Stack(request.param, service, settings, db, log, cluster, redis)
+    with started(request.param, tmp_path_factory.mktemp("stack")) as running:
+        yield running
 
 
 @pytest.fixture
@@ -166,7 +27,7 @@ def fault(request: pytest.FixtureRequest) -> Iterator[Fault]:
     assert found.seen, "the fault did not fire"
 
 
-@pytest.fixture(params=(0, 1))
+@pytest.fixture(params=range(int(os.environ.get("FAULT_SEEDS", "1"))))
 def chance(request: pytest.FixtureRequest) -> random.Random:
-    """Random moments that can be had again."""
+    """Random moments that can be had again; more of them with FAULT_SEEDS set."""
     return random.Random(request.param)  # noqa: S311 - moments, not secrets

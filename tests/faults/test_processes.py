@@ -10,13 +10,13 @@ import pytest
 from service.store import jobs
 from tests.acceptance.conftest import until
 from tests.acceptance.test_main_job import LONG, SMALL
-from tests.faults.conftest import LEASE_SECONDS, STACKS, Stack, ended
 from tests.faults.ledger import Fault
+from tests.faults.stack import LEASE_SECONDS, STACKS, Stack, ended
 
 
 def test_a_training_child_killed(stack: Stack, fault: Fault, chance: random.Random) -> None:
     """kill -9 of the training child"""
-    stack.hash_of(SMALL)
+    stack.undisturbed(SMALL)
     job = stack.service.start(SMALL, at_step=1)
     child = stack.trainer(job.id)
     step = chance.randrange(100, 1200)
@@ -34,7 +34,7 @@ def test_a_training_child_killed(stack: Stack, fault: Fault, chance: random.Rand
 
 def test_a_worker_group_killed(stack: Stack, fault: Fault, chance: random.Random) -> None:
     """kill -9 of the worker and so of all its children"""
-    stack.hash_of(SMALL)
+    stack.undisturbed(SMALL)
     job = stack.service.start(SMALL, at_step=chance.randrange(100, 1200))
     worker = stack.service.worker()
     children = worker.children()
@@ -53,7 +53,7 @@ def test_a_worker_group_killed(stack: Stack, fault: Fault, chance: random.Random
 
 def test_a_worker_told_to_leave(stack: Stack, fault: Fault, chance: random.Random) -> None:
     """SIGTERM of the worker, as a deployment sends it"""
-    stack.hash_of(SMALL)
+    stack.undisturbed(SMALL)
     job = stack.service.start(SMALL, at_step=chance.randrange(100, 1200))
     worker = stack.service.worker()
     began = time.monotonic()
@@ -69,7 +69,7 @@ def test_a_worker_told_to_leave(stack: Stack, fault: Fault, chance: random.Rando
 
 def test_a_worker_frozen_beyond_its_lease(stack: Stack, fault: Fault, chance: random.Random) -> None:
     """SIGSTOP of the training child beyond its lease, then SIGCONT"""
-    stack.hash_of(SMALL)
+    stack.undisturbed(SMALL)
     job = stack.service.start(SMALL, at_step=chance.randrange(100, 800))
     child = stack.trainer(job.id)
     child.suspend()
