@@ -10,6 +10,7 @@ from typing import Any
 import httpx
 import psutil
 import pytest
+from filelock import FileLock
 
 from service import broker
 from service import settings as settings_module
@@ -148,3 +149,4 @@ def started(name: str, folder: Path, **variables: str) -> Iterator[Stack]:
         opened.callback(db.close)
         yield Stack(name, service, settings, db, log, cluster, redis)
     assert not broker.socket_path(home).exists(), "the embedded broker's socket is gone with it"
+    FileLock(home / "up.lock").acquire(timeout=0).lock.release()  # nobody has it any more
