@@ -9,6 +9,8 @@ import pytest
 from tests.faults.ledger import Fault, record
 from tests.faults.stack import STACKS, Stack, started
 
+SEEDS = int(os.environ.get("FAULT_SEEDS", "1"))  # how much is left to chance: more takes longer
+
 
 @pytest.fixture(scope="session", params=STACKS)
 def stack(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
@@ -27,7 +29,7 @@ def fault(request: pytest.FixtureRequest) -> Iterator[Fault]:
     assert found.seen, "the fault did not fire"
 
 
-@pytest.fixture(params=range(int(os.environ.get("FAULT_SEEDS", "1"))))
+@pytest.fixture(params=range(SEEDS))
 def chance(request: pytest.FixtureRequest) -> random.Random:
-    """Random moments that can be had again; more of them with FAULT_SEEDS set."""
+    """Random moments that can be had again."""
     return random.Random(request.param)  # noqa: S311 - moments, not secrets

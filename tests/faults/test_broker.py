@@ -18,16 +18,16 @@ def test_a_frozen_broker_delays_no_submit(stack: Stack, fault: Fault) -> None:
     process = stack.broker()
     process.suspend()
     try:
-        answers = [stack.post(SMALL) for _ in range(5)]
+        answers = [stack.post(SMALL) for _ in range(3)]
         fault.fired(f"process {process.pid} is {process.status()}")
     finally:
         process.resume()
     slowest = max(answer.elapsed.total_seconds() for answer in answers)
-    assert [answer.status_code for answer in answers] == [202] * 5
+    assert [answer.status_code for answer in answers] == [202] * 3
     assert slowest < SUBMIT_SECONDS
     for answer in answers:
         stack.as_promised(answer.json()["id"], crashes=0)
-    fault.came(f"5 submits answered 202, the slowest in {slowest * 1000:.0f} ms; all done")
+    fault.came(f"3 submits answered 202, the slowest in {slowest * 1000:.0f} ms; all done")
 
 
 def test_a_broker_wiped_in_mid_run(stack: Stack, fault: Fault) -> None:

@@ -24,6 +24,7 @@ from service.store.attempts import Attempt, Point
 from service.store.checkpoints import Checkpoint
 from service.store.database import Database
 from service.store.jobs import ACTIVE, TERMINAL, JobLost
+from tests.faults.conftest import SEEDS
 
 SPEC = TrainingSpec()
 MOVES = {  # by what is asked: from a state, to another
@@ -239,7 +240,15 @@ class Machine(RuleBasedStateMachine):
             assert (row.model_id is not None) == (row.state == "succeeded")
 
     def teardown(self) -> None:
-        """What each job has left behind: events without a gap, one end if it has ended, each step once."""
+        """At most one attempt of each job lives; its events have no gap, and one end if it has ended; each step is
+        there once."""
+        for which in range(len(self.attempts)):
+            attempt, job, lives = self.attempt(which)
+            if lives:
+                assert attempts.state(self.db, attempt) == job.state
+            else:
+                with pytest.raises(JobLost):
+                    attempts.state(self.db, attempt)
         for job in self.jobs:
             told = events.page(self.db, job.id, after=0, limit=1000)
             assert [event.seq for event in told] == list(range(1, len(told) + 1))
@@ -259,7 +268,7 @@ def test_no_order_of_events_breaks_a_promise(db: Database) -> None:
     run_state_machine_as_test(
         machine,
         settings=settings(
-            max_examples=25,
+            max_examples=15 * SEEDS,
             stateful_step_count=40,
             deadline=None,
             suppress_health_check=list(HealthCheck),
