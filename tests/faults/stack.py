@@ -1,6 +1,7 @@
 """The service as its users run it, on each pair of database and broker, with what disturbs it at hand."""
 
 import sqlite3
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, field
@@ -9,6 +10,7 @@ from typing import Any
 
 import httpx
 import psutil
+import psycopg
 import pytest
 from filelock import FileLock
 
@@ -53,17 +55,31 @@ class Stack:
         return psutil.Process(int(str(until(holder, f"a worker holds {job_id}")).rsplit(":", 1)[1]))
 
     @contextmanager
-    def locked(self) -> Iterator[None]:
-        """The database, or of PostgreSQL the table of jobs, held against every writer while the block runs."""
+    def locked(self, *, patience: float = 5.0) -> Iterator[None]:
+        """The database, or of PostgreSQL the table of jobs, held against every writer while the block runs. Raises a
+        driver's OperationalError if another has it."""
         if self.cluster is not None:
             with self.cluster.connect() as connection, connection.transaction():
+                connection.execute(f"SET LOCAL lock_timeout = {round(patience * 1000)}")
                 connection.execute("LOCK TABLE job IN EXCLUSIVE MODE")
                 yield
             return
-        with closing(sqlite3.connect(str(self.db.url.database), isolation_level=None)) as connection:
+        file = str(self.db.url.database)
+        with closing(sqlite3.connect(file, timeout=patience, isolation_level=None)) as connection:
             connection.execute("BEGIN IMMEDIATE")
             yield
             connection.execute("ROLLBACK")
+
+    def freeze(self, process: psutil.Process) -> None:
+        """Stop a process, but not amid a write, in which everybody else would stand still with it."""
+        while True:
+            process.suspend()
+            try:
+                with self.locked(patience=0.5):
+                    return
+            except (sqlite3.OperationalError, psycopg.OperationalError):
+                process.resume()
+                time.sleep(0.05)
 
     def broker(self) -> psutil.Process:
         if self.redis is None:

@@ -19,7 +19,7 @@ def test_a_training_child_killed(stack: Stack, fault: Fault, chance: random.Rand
     stack.undisturbed(SMALL)
     job = stack.service.start(SMALL, at_step=1)
     child = stack.trainer(job.id)
-    step = chance.randrange(100, 1200)
+    step = chance.randrange(100, 800)
     until(lambda: stack.service.step(job.id) >= step, f"step {step}")
     killed_at = time.time()
     child.kill()
@@ -35,7 +35,7 @@ def test_a_training_child_killed(stack: Stack, fault: Fault, chance: random.Rand
 def test_a_worker_group_killed(stack: Stack, fault: Fault, chance: random.Random) -> None:
     """kill -9 of the worker and so of all its children"""
     stack.undisturbed(SMALL)
-    job = stack.service.start(SMALL, at_step=chance.randrange(100, 1200))
+    job = stack.service.start(SMALL, at_step=chance.randrange(100, 800))
     worker = stack.service.worker()
     children = worker.children()
     killed_at = time.time()
@@ -54,7 +54,7 @@ def test_a_worker_group_killed(stack: Stack, fault: Fault, chance: random.Random
 def test_a_worker_told_to_leave(stack: Stack, fault: Fault, chance: random.Random) -> None:
     """SIGTERM of the worker, as a deployment sends it"""
     stack.undisturbed(SMALL)
-    job = stack.service.start(SMALL, at_step=chance.randrange(100, 1200))
+    job = stack.service.start(SMALL, at_step=chance.randrange(100, 800))
     worker = stack.service.worker()
     began = time.monotonic()
     worker.terminate()
@@ -72,7 +72,7 @@ def test_a_worker_frozen_beyond_its_lease(stack: Stack, fault: Fault, chance: ra
     stack.undisturbed(SMALL)
     job = stack.service.start(SMALL, at_step=chance.randrange(100, 800))
     child = stack.trainer(job.id)
-    child.suspend()
+    stack.freeze(child)
     try:
         until(lambda: stack.service.client.jobs.get(job.id).attempt == 2, "another worker took it over", 60)
         fault.fired(f"process {child.pid} is {child.status()} while attempt 2 trains")

@@ -94,7 +94,7 @@ def truncated(data: bytes) -> bytes:
 def test_a_damaged_checkpoint(stack: Stack, fault: Fault, damage: Callable[[bytes], bytes] | None) -> None:
     """bytes of the newest checkpoint flipped, cut off, missing"""
     stack.undisturbed(SMALL)
-    job = stack.service.start(SMALL, at_step=600)
+    job = stack.service.start(SMALL, at_step=300)
     stack.service.client.jobs.pause(job.id)
     until(lambda: stack.state(job.id) == "paused", "it is paused", 20)
     newest, before = checkpoints.of_job(stack.db, job.id)[:2]
