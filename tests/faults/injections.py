@@ -17,8 +17,15 @@ from tests.faults.stack import LEASE_SECONDS, Stack
 
 Inject = Callable[[Stack, random.Random], str]  # returns by what the fault was seen
 
-
-DATABASE_ERRORS = (sqlite3.OperationalError, psycopg.OperationalError)
+ABSENT = (  # what is met where the fault before has left nothing to hit
+    AssertionError,
+    OSError,
+    Unavailable,
+    psutil.Error,
+    redis.RedisError,
+    sqlite3.OperationalError,
+    psycopg.OperationalError,
+)
 
 
 class NotNow(Exception):
@@ -144,5 +151,5 @@ def inject(name: str, stack: Stack, chance: random.Random) -> str:
     """Let the fault happen; returns by what it was seen. Raises NotNow."""
     try:
         return ON_POSTGRESQL[name](stack, chance)
-    except (AssertionError, OSError, Unavailable, psutil.Error, redis.RedisError, *DATABASE_ERRORS) as absent:
+    except ABSENT as absent:
         raise NotNow(type(absent).__name__) from absent
