@@ -1,7 +1,9 @@
 """A database that is locked, full, restarted, or whose bytes change."""
 
 import os
+import shutil
 import signal
+import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -18,6 +20,7 @@ from service.store.database import Database
 from service.store.tables import chunk
 from tests.acceptance.conftest import Service, running, until
 from tests.acceptance.test_main_job import SMALL
+from tests.conftest import missing
 from tests.faults.ledger import Fault
 from tests.faults.stack import STACKS, Stack
 
@@ -170,10 +173,11 @@ def small_disk(tmp_path: Path) -> Iterator[tuple[Service, Path]]:
     """The service on a disk of a few MiB, in a namespace of its own, with which the disk goes; and where it lies."""
     home = tmp_path / "home"
     home.mkdir()
-    home.mkdir()
     as_root = () if os.geteuid() == 0 else ("--user", "--map-root-user")
     mount = f'mount -t tmpfs -o size={DISK_MIB}m tmpfs "$0" && exec "$@"'
     within = ["unshare", *as_root, "--mount", "sh", "-c", mount, str(home)]
+    if shutil.which("unshare") is None or subprocess.run([*within, "true"], check=False).returncode != 0:
+        missing("the right to mount a small disk")
     with running(home, within=within, NUMERAL_LEASE_SECONDS="4", NUMERAL_RECONCILE_SECONDS="0.5") as service:
         yield service, Path(f"/proc/{service.process.pid}/root{home}")
 
