@@ -15,8 +15,13 @@ from sqlalchemy import make_url
 from service.data import sources
 from service.store import schema
 from service.store.database import Database
+from tests.faults import ledger
 
 POSTGRES_URL = os.environ.get("TEST_POSTGRES_URL", "postgresql+psycopg://postgres@127.0.0.1:5432/postgres")
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    ledger.summarise(terminalreporter)
 
 
 def missing(what: str) -> NoReturn:

@@ -31,6 +31,8 @@ from worker import device, tasks
 from worker.leaving import Leaving
 from worker.process import Process
 
+LOOK_SECONDS = 0.5  # between two looks at whether a child has died
+
 log = logging.getLogger(__name__)
 
 
@@ -56,6 +58,7 @@ class Worker:
         self._leaving = Leaving()
         self._app: Celery = queue.celery(settings)
         self._process: Process | None = None  # of a child, after the fork
+        self._looking = False
 
     def run(self) -> None:
         # what torch imports at its first step, and a job's report at its end, some seconds' worth: once here,
@@ -69,6 +72,7 @@ class Worker:
             (signals.worker_process_init, self._begin_child),
             (signals.worker_process_shutdown, self._end_child),
             (signals.worker_shutting_down, self._leave),
+            (signals.worker_ready, self._look_often),
             (signals.task_failure, self._child_died),
         )
         for celery_signal, receiver in connections:
@@ -126,6 +130,13 @@ class Worker:
 
     def _leave(self, **_: Any) -> None:
         self._leaving.set()
+
+    def _look_often(self, sender: Any, **_: Any) -> None:
+        """Celery's event loop is woken by the end of a child, but not with a broker over TCP: there it looks every
+        five seconds. Ready is a worker again after each loss of the broker; the timer outlasts that."""
+        if not self._looking:
+            self._looking = True
+            sender.hub.call_repeatedly(LOOK_SECONDS, sender.pool._pool.maintain_pool)  # noqa: SLF001
 
     def _child_died(self, exception: BaseException | None = None, args: Any = (), **_: Any) -> None:
         """In the parent, a fifth of a second after a child died: give its jobs to another at once. The

@@ -68,10 +68,10 @@ def claim(
     lease_seconds: float,
     code_version: str | None = None,
 ) -> Job | None:
-    """Take a queued job. None if it is not queued (any more): the message came late or twice. Not durable:
-    what a power cut takes away is a claim of a process that it took too. The job keeps the `code_version` of
+    """Take a queued job. None if it is not queued (any more): the message came late or twice. The claim
+    outlasts a crash of the database, or the next would have the same number. The job keeps the `code_version` of
     its first attempt, and loses it to one of another: it may then go on from what that other code made."""
-    with db.write(durable=False) as connection:
+    with db.write(durable=db.may_crash_alone) as connection:
         row = change(
             connection,
             and_(job.c.id == job_id, job.c.state == "queued"),
@@ -122,7 +122,7 @@ def write_progress(
 ) -> State:
     """Store where the run is, its new points and curves (each step of a series once, whoever stores it first)
     and one `metric` event for each set of figures taken whose points are new. Raises JobLost."""
-    with db.write(durable=False) as connection:
+    with db.write(durable=db.may_crash_alone) as connection:
         values: dict[str, Any] = {"progress": dict(progress), "last_progress_at": now()}
         if dataset_sha256 is not None:
             values["dataset_sha256"] = dataset_sha256

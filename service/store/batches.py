@@ -15,13 +15,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
-from sqlalchemy import ColumnElement, Connection, and_, delete, func, insert, null, select, update
+from sqlalchemy import ColumnElement, Connection, and_, delete, func, insert, null, or_, select, update
 
 from service.errors import Conflict, NotFound
 from service.store import blobs, jobs
 from service.store.database import Database, now
 from service.store.identifiers import new_id
-from service.store.jobs import Idempotency
+from service.store.jobs import CLOCK_SECONDS, Idempotency
 from service.store.leases import LeaseLost
 from service.store.tables import batch
 
@@ -197,7 +197,7 @@ def remove(db: Database, batch_id: str) -> None:
 
 def claim(db: Database, batch_id: str, *, worker: str, lease_seconds: float) -> Batch | None:
     """Take a queued batch. None if it is not queued (any more): the message came late or twice."""
-    with db.write(durable=False) as connection:
+    with db.write(durable=db.may_crash_alone) as connection:
         row = connection.execute(
             update(batch)
             .where(batch.c.id == batch_id, batch.c.state == "queued")
@@ -216,7 +216,7 @@ def claim(db: Database, batch_id: str, *, worker: str, lease_seconds: float) -> 
 def append(db: Database, hold: Hold, answers: bytes, *, done: int, errors: int) -> None:
     """Store further answers, with how many there are now and how many of them are errors. Not to be tried again when it
     fails: a connection that breaks at the commit leaves unknown whether they are there. Raises LeaseLost."""
-    with db.write(durable=False) as connection:
+    with db.write(durable=db.may_crash_alone) as connection:
         counts = {
             "done": done,
             "errors": errors,
@@ -281,9 +281,11 @@ def _ended(state: State) -> dict[str, Any]:
 
 
 def unrung(db: Database, *, older_than: float, limit: int) -> list[Batch]:
-    """Queued batches whose message was sent so long ago that it may be lost; the oldest first."""
+    """Queued batches whose message was sent so long ago that it may be lost, or before the clock was set back; the
+    oldest first."""
     sent_at = func.coalesce(batch.c.rung_at, batch.c.queued_at)
-    where = and_(batch.c.state == "queued", sent_at <= now() - older_than)
+    is_due = or_(sent_at <= now() - older_than, sent_at > now() + CLOCK_SECONDS)
+    where = and_(batch.c.state == "queued", is_due)
     return _found(db, where, limit=limit)
 
 

@@ -3,13 +3,14 @@ elsewhere names and so makes visible. What no header names is garbage and collec
 
 import io
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from errno import EINVAL
 from typing import Any
 
 from sqlalchemy import Connection, delete, func, insert, select
 
 from service.errors import ServiceError, Unavailable
-from service.store.database import Database
+from service.store.database import Database, StorageFull
 from service.store.identifiers import new_id
 from service.store.tables import chunk
 
@@ -58,10 +59,16 @@ class Draft:
 
 
 def write(db: Database, data: bytes) -> str:
-    """Write bytes that a row is to name later. Returns the name of the chunks."""
+    """Write bytes that a row is to name later. Returns the name of the chunks. Raises StorageFull; what has been
+    written is let go of at once then, so that there is room to say so."""
     draft = Draft(db)
-    draft.write(data)
-    draft.end()
+    try:
+        draft.write(data)
+        draft.end()
+    except StorageFull:
+        with suppress(ServiceError):
+            draft.discard()
+        raise
     return draft.id
 
 

@@ -24,6 +24,7 @@ from sqlalchemy.sql.functions import FunctionElement
 from service.errors import ServiceError, Unavailable
 
 BUSY_TIMEOUT_MS = 10_000
+IDLE_TIMEOUT_MS = 30_000  # of a PostgreSQL's transaction whose process has been stopped amid it
 
 
 class StorageFull(ServiceError):
@@ -78,8 +79,17 @@ class Database:
 
     def _create_server(self, pooled: bool) -> Engine:
         if pooled:
-            return create_engine(self.url, pool_pre_ping=True, pool_size=10, max_overflow=20)
-        return create_engine(self.url, poolclass=NullPool)
+            engine = create_engine(self.url, pool_pre_ping=True, pool_size=10, max_overflow=20)
+        else:
+            engine = create_engine(self.url, poolclass=NullPool)
+        event.listen(engine, "connect", _configure_server)
+        return engine
+
+    @property
+    def may_crash_alone(self) -> bool:
+        """Whether its latest commits can be lost while those who made them live on: a server's can, SQLite's go
+        with the machine that both are on. What its writer goes on from is to be durable where they can."""
+        return not self.is_sqlite
 
     @contextmanager
     def read(self) -> Iterator[Connection]:
@@ -162,6 +172,13 @@ def _configure_sqlite(connection: Any, _record: object) -> None:
     cursor.close()
 
 
+def _configure_server(connection: Any, _record: object) -> None:
+    with connection.cursor() as cursor:
+        cursor.execute(f"SET lock_timeout = {BUSY_TIMEOUT_MS}")
+        cursor.execute(f"SET idle_in_transaction_session_timeout = {IDLE_TIMEOUT_MS}")
+    connection.commit()
+
+
 def _begin_sqlite(connection: Connection) -> None:
     writes = connection.get_execution_options().get("numeral_write", False)
     connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
@@ -194,8 +211,10 @@ def translated() -> Iterator[None]:
 
 
 def _is_busy(error: DBAPIError) -> bool:
+    """PostgreSQL's lock timeout and deadlock, too."""
     text = str(error.orig)
-    return "database is locked" in text or "database table is locked" in text
+    is_locked = "database is locked" in text or "database table is locked" in text
+    return is_locked or getattr(error.orig, "sqlstate", "") in ("55P03", "40P01")
 
 
 def _is_full(error: DBAPIError) -> bool:

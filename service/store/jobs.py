@@ -32,6 +32,7 @@ State = Literal["queued", "running", "cancelling", "pausing", "paused", "succeed
 ACTIVE = ("running", "cancelling", "pausing")  # a worker holds the job
 TERMINAL = ("succeeded", "failed", "cancelled")
 IDEMPOTENCY_SECONDS = 86_400.0
+CLOCK_SECONDS = 1.0  # what the database's clock may be adjusted by without having been set
 
 
 _INSERT = insert(job).returning(*job.c, now().label("clock"))
@@ -445,12 +446,13 @@ def _settled(
 
 def unrung(db: Database, *, older_than: float, limit: int) -> list[Job]:
     """Queued jobs whose message was sent so long ago that it may be lost; the first to go first. Whoever
-    queues a job sends its message at once, and the reconciler notes when it sends another."""
+    queues a job sends its message at once, and the reconciler notes when it sends another. What was sent later
+    than now was sent before the clock was set back: nobody knows how long ago."""
     sent_at = func.coalesce(job.c.rung_at, job.c.queued_at)
     return _jobs(
         db,
         select(job)
-        .where(job.c.state == "queued", sent_at <= now() - older_than)
+        .where(job.c.state == "queued", or_(sent_at <= now() - older_than, sent_at > now() + CLOCK_SECONDS))
         .order_by(job.c.priority, job.c.id)
         .limit(limit),
     )

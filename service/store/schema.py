@@ -98,6 +98,8 @@ def _alone(db: Database) -> Iterator[None]:
             yield
         return
     with db.engine.connect() as connection:
+        connection.execute(text("SET LOCAL idle_in_transaction_session_timeout = 0"))  # while it is migrated
+        connection.execute(text(f"SET LOCAL lock_timeout = '{LOCK_SECONDS}s'"))
         connection.execute(text("SELECT pg_advisory_lock(:key)"), {"key": ADVISORY_LOCK})
         try:
             yield

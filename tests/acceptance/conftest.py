@@ -7,8 +7,8 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -77,8 +77,11 @@ class Service:
 
 
 @contextmanager
-def running(home: Path, **variables: str) -> Iterator[Service]:
-    """`numeral up` until the end of the block; then it must stop by itself and leave nothing behind."""
+def running(
+    home: Path, *, within: Sequence[str] = (), log: Path | None = None, **variables: str
+) -> Iterator[Service]:
+    """`numeral up` until the end of the block; then it must stop by itself and leave nothing behind. `within`: a
+    command that becomes it; `log`: a file for what it says."""
     port = free_port()
     environment = os.environ | {
         "NUMERAL_HOME": str(home),
@@ -87,8 +90,10 @@ def running(home: Path, **variables: str) -> Iterator[Service]:
         "NUMERAL_THREADS": "1",  # tests run beside each other
         **variables,
     }
-    command = [sys.executable, "-m", "service.cli", "up"]
-    process = subprocess.Popen(command, env=environment)
+    command = [*within, sys.executable, "-m", "service.cli", "up"]
+    with ExitStack() as opened:
+        said = None if log is None else opened.enter_context(log.open("ab"))
+        process = subprocess.Popen(command, env=environment, stderr=said)
     url = f"http://127.0.0.1:{port}"
     try:
         until(lambda: _ready(url, process), "the service is ready", READY_SECONDS)

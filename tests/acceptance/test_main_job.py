@@ -2,8 +2,6 @@
 
 import hashlib
 import io
-import os
-import signal
 import threading
 import time
 from typing import Any
@@ -13,7 +11,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from service import queue
 from service import settings as settings_module
 from service.client import Client
 from service.data import datasets
@@ -86,19 +83,6 @@ def test_the_lectures_first_classifier(service: Service, monkeypatch: pytest.Mon
         assert digit.confidence == max(digit.probabilities)
 
 
-def test_a_worker_killed_in_mid_epoch_changes_nothing(service: Service) -> None:
-    undisturbed = hash_of(service, SMALL)
-    job = service.start(SMALL, at_step=300)
-    (child,) = service.worker().children()
-    child.send_signal(signal.SIGKILL)
-    job = service.client.jobs.wait(job.id)
-    assert (job.state, job.attempt, job.weights_sha256) == ("succeeded", 2, undisturbed)
-    events = service.events(job.id)
-    assert "worker_died" in [event.data.get("reason") for event in events if event.type == "status"]
-    steps = [event.data["step"] for event in events if event.type == "metric"]
-    assert steps == sorted(set(steps)), "each step's figures once"
-
-
 def test_pause_and_resume_change_nothing(service: Service) -> None:
     undisturbed = hash_of(service, SMALL)
     job = service.start(SMALL, at_step=100)
@@ -125,17 +109,6 @@ def test_a_job_that_diverges_says_so_and_leaves_no_checkpoint(service: Service) 
     assert job.error["code"] == "diverged"
     assert "learning_rate" in job.error["detail"]
     assert httpx.get(f"{service.url}/v1/jobs/{job.id}/checkpoints").json()["data"] == []
-
-
-def test_a_hundred_messages_train_once(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
-    app = queue.celery(settings_of(service, monkeypatch))
-    job = service.client.jobs.create(SMALL)
-    for _ in range(100):
-        app.send_task(queue.TRAIN_TASK, args=[job.id], queue="cpu", priority=5, ignore_result=True)
-    job = service.client.jobs.wait(job.id)
-    running = [event for event in service.events(job.id) if event.data.get("state") == "running"]
-    assert (job.state, job.attempt, len(running)) == ("succeeded", 1, 1)
-    app.close()
 
 
 def test_a_stream_cut_and_taken_up_again_has_no_gap_and_no_repeat(service: Service) -> None:
@@ -183,30 +156,3 @@ def test_a_new_model_takes_over_without_a_dropped_request(service: Service) -> N
         thread.join()
     assert failures == []
     assert {first.model_id, second.model_id} == set(answered)
-
-
-@pytest.mark.parametrize("frozen", [True])
-def test_an_api_killed_before_it_rang_still_gets_its_job_done(service: Service, frozen: bool) -> None:
-    """The broker is frozen, so that the accepted job cannot be rung for; then the API is killed."""
-    broker = _broker_of(service)
-    broker.suspend()
-    try:
-        job = service.client.jobs.create({**SMALL, "epochs": 1})
-        service.child("serve").send_signal(signal.SIGKILL)
-    finally:
-        broker.resume()
-    job = service.client.jobs.wait(job.id)
-    assert (job.state, job.attempt) == ("succeeded", 1)
-
-
-def _broker_of(service: Service) -> Any:
-    import psutil
-
-    url = service.environment.get("NUMERAL_BROKER_URL")
-    if url is None:
-        return service.child("valkey-server")
-    port = url.rsplit(":", 1)[1].split("/")[0]
-    for process in psutil.Process(os.getpid()).children():
-        if "redis-server" in process.name() and any(port in word for word in process.cmdline()):
-            return process
-    raise AssertionError("the test's redis-server is not there")

@@ -194,3 +194,6 @@ def test_pages_and_what_waits(db: Database) -> None:
     assert [one.id for one in batches.unrung(db, older_than=60, limit=9)] == made[1:]
     batches.mark_rung(db, made[1])
     assert [one.id for one in batches.unrung(db, older_than=60, limit=9)] == made[2:]
+    with db.write() as connection:  # as if the clock had been set back since
+        connection.execute(update(batch).where(batch.c.id == made[1]).values(rung_at=now() + 3600))
+    assert [one.id for one in batches.unrung(db, older_than=60, limit=9)] == made[1:]

@@ -6,12 +6,12 @@ import zipfile
 from io import BufferedReader
 
 import pytest
-from sqlalchemy import delete, func, select
+from sqlalchemy import Connection, delete, func, select
 
 from service.errors import ServiceError
 from service.store import blobs
 from service.store.blobs import Draft, File
-from service.store.database import Database
+from service.store.database import Database, StorageFull
 from service.store.tables import chunk
 
 
@@ -45,6 +45,20 @@ def test_a_draft_that_is_not_wanted_leaves_nothing(db: Database) -> None:
     draft.discard()
     assert chunks(db) == [10, 2]
     assert b"".join(blobs.read(db, other, start=0, stop=12)) == bytes(12)
+
+
+def test_what_a_full_disk_has_taken_is_let_go_of(db: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    append = blobs.append
+
+    def full(connection: Connection, blob_id: str, ordinal: int, data: bytes) -> None:
+        append(connection, blob_id, ordinal, data)
+        if ordinal == 3:
+            raise StorageFull("there is no room")
+
+    monkeypatch.setattr(blobs, "append", full)
+    with pytest.raises(StorageFull):
+        blobs.write(db, bytes(100))
+    assert chunks(db) == []
 
 
 def test_a_blob_is_a_file(db: Database) -> None:

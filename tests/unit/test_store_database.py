@@ -148,6 +148,43 @@ def test_a_locked_database_is_said_to_be_busy(tmp_path: Path, monkeypatch: pytes
     db.close()
 
 
+def test_a_row_that_is_held_too_long_is_said_to_be_busy(
+    postgres_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(database, "BUSY_TIMEOUT_MS", 100)
+    db = Database(postgres_url)
+    schema.migrate(db)
+    write(db, "a")
+    with db.write() as holder:
+        holder.execute(select(counter).with_for_update())
+        with pytest.raises(Unavailable) as refusal, db.write() as connection:
+            connection.execute(select(counter).with_for_update())
+    assert (refusal.value.code, "Retry-After" in refusal.value.headers) == ("storage_busy", True)
+    db.close()
+
+
+def test_a_process_that_stops_amid_a_transaction_holds_its_rows_no_longer(
+    postgres_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(database, "IDLE_TIMEOUT_MS", 300)
+    db = Database(postgres_url)
+    schema.migrate(db)
+    write(db, "a")
+    with pytest.raises(Unavailable):
+        stop_within(db)
+    assert names(db) == ["a"]
+    db.close()
+
+
+def stop_within(db: Database) -> None:
+    """Take the rows, and say nothing until another has got them."""
+    with db.write() as stopped:
+        stopped.execute(select(counter).with_for_update())
+        with db.write() as connection:
+            connection.execute(select(counter).with_for_update())
+        put(stopped, "b")
+
+
 def test_too_many_at_once_are_told_to_return(sqlite: Database, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sqlite.engine.pool, "_timeout", 0.01)
     with ExitStack() as held:

@@ -5,13 +5,13 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
-from sqlalchemy import func, select
+from sqlalchemy import func, select, update
 
 from service.errors import Conflict, Invalid, NotFound
 from service.spec import TrainingSpec
 from service.store import attempts, events, garbage, jobs, metrics, tables
 from service.store.attempts import Attempt, Point
-from service.store.database import Database
+from service.store.database import Database, now
 from service.store.jobs import Idempotency, Job, JobLost, State, TooManyQueued
 
 SPEC = TrainingSpec()
@@ -272,6 +272,16 @@ def test_a_job_in_use_is_not_deleted(db: Database, state: State) -> None:
 def test_unrung_jobs_are_found_until_they_are_rung(db: Database) -> None:
     job_id = submit(db)
     assert [job.id for job in jobs.unrung(db, older_than=0, limit=9)] == [job_id]
+    jobs.mark_rung(db, job_id)
+    assert jobs.unrung(db, older_than=60, limit=9) == []
+
+
+@pytest.mark.parametrize("column", ["queued_at", "rung_at"])
+def test_a_clock_set_back_hides_no_job_from_the_reconciler(db: Database, column: str) -> None:
+    job_id = submit(db)
+    with db.write() as connection:
+        connection.execute(update(tables.job).values({column: now() + 3600}))
+    assert [job.id for job in jobs.unrung(db, older_than=60, limit=9)] == [job_id]
     jobs.mark_rung(db, job_id)
     assert jobs.unrung(db, older_than=60, limit=9) == []
 
