@@ -65,10 +65,10 @@ class Stack:
                 yield
             return
         file = str(self.db.url.database)
-        with closing(sqlite3.connect(file, timeout=patience, isolation_level=None)) as connection:
-            connection.execute("BEGIN IMMEDIATE")
+        with closing(sqlite3.connect(file, timeout=patience, isolation_level=None)) as held:
+            held.execute("BEGIN IMMEDIATE")
             yield
-            connection.execute("ROLLBACK")
+            held.execute("ROLLBACK")
 
     def freeze(self, process: psutil.Process) -> None:
         """Stop a process, but not amid a write, in which everybody else would stand still with it."""

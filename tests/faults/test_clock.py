@@ -37,7 +37,7 @@ def test_a_clock_an_hour_ahead_and_stepped_back(
     clock = tmp_path / "clock"
     clock.write_bytes(struct.pack("=q", 0))
     variables = {"LD_PRELOAD": str(library), "CLOCK_FILE": str(clock), **QUICK, "NUMERAL_WORKERS": "1"}
-    with running(tmp_path / "home", **variables) as service:
+    with running(tmp_path / "home", **variables) as service:  # type: ignore[arg-type]
         undisturbed = hash_of(service, SMALL)
         job = service.start(SMALL, at_step=300)
         step_to(clock, HOUR)

@@ -3,6 +3,7 @@
 import random
 import signal
 import time
+from functools import partial
 
 import httpx
 import pytest
@@ -125,6 +126,10 @@ def test_an_api_killed_before_it_rings(stack: Stack, fault: Fault) -> None:
     fault.came("the reconciler rang, and the job is done in attempt 1")
 
 
+def has_crashed(stack: Stack, job_id: str, times: int) -> bool:
+    return jobs.get(stack.db, job_id).crashes == times
+
+
 def test_workers_die_of_a_job(stack: Stack, fault: Fault) -> None:
     """a poison job: whoever trains it is killed"""
     poison = stack.service.client.jobs.create(LONG)
@@ -132,7 +137,7 @@ def test_workers_die_of_a_job(stack: Stack, fault: Fault) -> None:
     for crashes in (1, 2, 3):
         until(lambda: stack.state(poison.id) == "running", "it is begun again", 60)
         stack.trainer(poison.id).kill()
-        until(lambda lost=crashes: jobs.get(stack.db, poison.id).crashes == lost, "it is taken back", 20)
+        until(partial(has_crashed, stack, poison.id, crashes), "it is taken back", 20)
     fault.fired("3 training processes killed")
     job = stack.service.client.jobs.get(poison.id)
     assert (job.state, job.error and job.error["code"]) == ("failed", "worker_lost")
