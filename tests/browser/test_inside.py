@@ -22,6 +22,7 @@ def test_a_cell_of_the_confusion_matrix_opens_its_images(site: Site, page: Page)
 
 def test_a_drawn_digit_goes_through_the_network(site: Site, page: Page) -> None:
     page.goto(f"{site.url}/look?job={site.first.id}")
+    page.wait_for_load_state("networkidle")  # mistakes that come later would move the paper away
     page.locator("#pad").scroll_into_view_if_needed()
     draw_three(page)
     expect(page.locator("#read")).to_contain_text("Read as 3")

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from service.settings import Settings
 from tests.hostile import _damaged
-from tests.integration.conftest import Live, serving
+from tests.integration.conftest import Live, eventually, serving
 from tests.integration.test_api_predictions import digit, encoded
 from tests.integration.test_wire import answer, connected
 
@@ -29,6 +29,7 @@ def test_bodies_together_have_little_more_room_than_the_largest(
         live.model(3)
         head = f"POST /v1/read HTTP/1.1\r\nHost: localhost\r\nContent-Length: {size}\r\n\r\n".encode()
         slow.sendall(head + bytes(size - 1))
+        eventually(lambda: live.http.post("/v1/read", content=bytes(size)).status_code == 503)
         access = live.http.post("/v1/read", content=bytes(size))
         assert (access.status_code, access.json()["code"]) == (503, "busy_uploads")
         assert access.headers["Retry-After"] == "1"

@@ -6,7 +6,7 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent.parent
 
 
-def tested() -> set[str]:
+def injected() -> set[str]:
     """The first lines of what the tests that are told of a fault say of themselves."""
     found = set()
     for path in (ROOT / "tests" / "faults").glob("test_*.py"):
@@ -25,4 +25,4 @@ def promised() -> set[str]:
 
 
 def test_each_promise_has_its_fault_and_each_fault_its_promise() -> None:
-    assert promised() == tested()
+    assert promised() == injected()
