@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from service import broker
+from service.api.express import Express
 from service.api.server import Server
 from service.checkpoints import Snapshot, encode_weights, shapes
 from service.data.digits import PREPROCESSING_VERSION
@@ -179,3 +180,18 @@ def shared(tmp_path_factory: pytest.TempPathFactory, settings_for: Callable[...,
     """One API for the tests of a file that leave nothing behind."""
     with serving(settings_for(tmp_path_factory.mktemp("home"), max_json_bytes=65_536)) as running:
         yield running
+
+
+@pytest.fixture
+def answers(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
+    """For each request that is looked at where it is parsed, whether it was answered there."""
+    noted: list[bool] = []
+    at_once = Express.at_once
+
+    def watched(self: Express, *arguments: Any) -> bytes | None:
+        found = at_once(self, *arguments)
+        noted.append(found is not None)
+        return found
+
+    monkeypatch.setattr(Express, "at_once", watched)
+    return noted

@@ -14,7 +14,6 @@ from fastapi.routing import APIRoute
 
 from service.api import scopes
 from service.api.app import NOUNS
-from service.api.express import Express
 from service.client import ApiError, Client
 from service.keys import SCOPES, Scope, Secret
 from service.settings import Settings
@@ -82,21 +81,6 @@ def guarded(
         classifier = live.server.application.state.context.classifier
         eventually(lambda: (found := classifier.at_hand("latest")) and found.model.id == model.id)
         yield live, {scope: made(live.db, scope) for scope in SCOPES} | {"admin": admin}
-
-
-@pytest.fixture
-def answers(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
-    """For each request that is looked at where it is parsed, whether it was answered there."""
-    noted: list[bool] = []
-    at_once = Express.at_once
-
-    def watched(self: Express, *arguments: Any) -> bytes | None:
-        found = at_once(self, *arguments)
-        noted.append(found is not None)
-        return found
-
-    monkeypatch.setattr(Express, "at_once", watched)
-    return noted
 
 
 def test_the_description_has_every_route_and_says_what_each_asks_for(

@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 
-from service.api.express import Express
 from service.settings import Settings
 from tests.integration.conftest import Live, eventually, register, serving, weights_for
 from tests.integration.test_api_express import JSON
@@ -22,21 +21,6 @@ def reading(shared: Live) -> Live:
     classifier = shared.server.application.state.context.classifier
     eventually(lambda: (found := classifier.at_hand("latest")) and found.model.id == model.id)
     return shared
-
-
-@pytest.fixture
-def answers(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
-    """For each request that is looked at where it is parsed, whether it was answered there."""
-    noted: list[bool] = []
-    at_once = Express.at_once
-
-    def watched(self: Express, *arguments: Any) -> bytes | None:
-        found = at_once(self, *arguments)
-        noted.append(found is not None)
-        return found
-
-    monkeypatch.setattr(Express, "at_once", watched)
-    return noted
 
 
 def request(body: bytes = JSON, *headers: str, path: str = "/v1/predict", version: str = "1.1") -> bytes:
