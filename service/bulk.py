@@ -24,12 +24,12 @@ from starlette.types import Scope
 from threadpoolctl import threadpool_limits
 
 from service import queue
-from service.api.archives import Archive
-from service.api.batches import Batch as Images
-from service.api.batches import Way
-from service.api.predictions import predicted
-from service.api.streams import CHUNK, Lines, Reader, written
-from service.api.uploads import Upload
+from service.api.predictions.archives import Archive
+from service.api.predictions.batches import Batch as Images
+from service.api.predictions.batches import Way
+from service.api.predictions.predictions import predicted
+from service.api.predictions.streams import CHUNK, Lines, Reader, written
+from service.api.predictions.uploads import Upload
 from service.batcher import Batcher
 from service.classifier import Classifier, Loaded
 from service.data.digits import PIXELS

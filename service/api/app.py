@@ -15,42 +15,20 @@ from fastapi.routing import APIRoute
 from pydantic.json_schema import models_json_schema
 
 from service import admin_key, queue
-from service.api import (
-    access,
-    bulk,
-    catalog,
-    checkpoints,
-    compare,
-    events,
-    explanations,
-    health,
-    inference_protocol,
-    jobs,
-    keys,
-    models,
-    origins,
-    plots,
-    predictions,
-    previews,
-    problems,
-    readings,
-    reports,
-    scopes,
-    session,
-    status,
-    streams,
-    submissions,
-    sweep_pictures,
-    sweeps,
-)
-from service.api.access import Access, authorized
+from service.api import catalog, health, keys, models, problems, session, status
 from service.api.bodies import known_parameters
 from service.api.context import Context
 from service.api.examples import Shelf
 from service.api.feed import EventFeed
-from service.api.limits import BodyLimit, RequestIdentity
+from service.api.guards import access, origins, scopes
+from service.api.guards.access import Access, authorized
+from service.api.guards.limits import BodyLimit, RequestIdentity
+from service.api.inference import inference_protocol
+from service.api.jobs import checkpoints, compare, events, jobs, plots, previews, reports, submissions
 from service.api.pictures import Studio
+from service.api.predictions import bulk, explanations, predictions, readings, streams
 from service.api.statistics import Statistics
+from service.api.sweeps import sweep_pictures, sweeps
 from service.batcher import Batcher
 from service.classifier import Classifier, Far
 from service.queue import Doorbell

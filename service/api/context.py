@@ -6,9 +6,9 @@ from typing import Annotated
 
 from fastapi import Depends, Request
 
-from service.api.access import Access
 from service.api.examples import Shelf
 from service.api.feed import EventFeed
+from service.api.guards.access import Access
 from service.api.pictures import Studio
 from service.api.statistics import Statistics
 from service.batcher import Batcher

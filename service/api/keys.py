@@ -7,9 +7,9 @@ from pydantic import BaseModel, Field, field_validator
 
 from service.api.bodies import JsonObject
 from service.api.context import Wired
+from service.api.jobs.submissions import Payload, validated
 from service.api.problems import documented
 from service.api.schemas import Limit, Page, Time, maybe_rfc3339, rfc3339
-from service.api.submissions import Payload, validated
 from service.errors import Conflict
 from service.keys import ID, Scope, Secret
 from service.store import keys

@@ -8,9 +8,9 @@ from starlette.responses import RedirectResponse
 
 from service.api.bodies import JsonObject
 from service.api.context import Wired
+from service.api.jobs.submissions import validated
 from service.api.problems import documented
 from service.api.schemas import Limit, Page, SpecJson, Time, rfc3339
-from service.api.submissions import validated
 from service.confidence import TABLES
 from service.quantized import Trial
 from service.store import models

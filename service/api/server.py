@@ -13,9 +13,9 @@ import uvicorn
 from threadpoolctl import threadpool_limits
 
 from service.api.app import create_app
-from service.api.express import Express
+from service.api.express.express import Express
+from service.api.express.wire import Wire
 from service.api.fleet import STARTUP_FAILURE, Fleet
-from service.api.wire import Wire
 from service.settings import Settings
 
 GRACE_SECONDS = 5

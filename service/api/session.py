@@ -3,7 +3,7 @@ streams. No script can read it, and no other site's page can send it."""
 
 from fastapi import APIRouter, Depends, Request, Response
 
-from service.api.access import COOKIE
+from service.api.guards.access import COOKIE
 from service.api.keys import required
 from service.api.problems import documented
 from service.errors import BadRequest

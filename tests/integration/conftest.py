@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from service import broker
-from service.api.express import Express
+from service.api.express.express import Express
 from service.api.server import Server
 from service.checkpoints import Snapshot, encode_weights, shapes
 from service.data.digits import PREPROCESSING_VERSION

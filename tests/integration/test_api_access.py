@@ -12,8 +12,8 @@ import httpx
 import pytest
 from fastapi.routing import APIRoute
 
-from service.api import scopes
 from service.api.app import NOUNS
+from service.api.guards import scopes
 from service.client import ApiError, Client
 from service.keys import SCOPES, Scope, Secret
 from service.settings import Settings

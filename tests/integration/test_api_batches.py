@@ -22,7 +22,7 @@ from PIL import Image
 from sqlalchemy import delete
 
 from service import bulk
-from service.api import archives, intake
+from service.api.predictions import archives, intake
 from service.batcher import Batcher
 from service.checkpoints import Snapshot, encode_weights, shapes
 from service.classifier import Classifier

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from service import batcher
-from service.api.quick import Reader
+from service.api.express.quick import Reader
 from service.inference import NumpyNetwork
 from service.settings import Settings
 from tests.integration.conftest import Live, eventually, register, serving, weights_for

@@ -133,7 +133,7 @@ def test_a_key_answers_the_same_whatever_happens_between(live_on_each: Live) -> 
 
 def test_an_api_without_torch_takes_the_workers_word(live: Live, monkeypatch: pytest.MonkeyPatch) -> None:
     engine = versions.code_version().partition(".torch")[0]
-    monkeypatch.setattr("service.api.jobs.code_version", lambda: engine)
+    monkeypatch.setattr("service.api.jobs.jobs.code_version", lambda: engine)
     assert ask(live).status_code == 202
     older = trained(live, code=f"{engine}.torch2.0")
     assert ask(live).json()["id"] == older

@@ -17,7 +17,7 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from service.api.streams import Line, Lines
+from service.api.predictions.streams import Line, Lines
 from service.checkpoints import Snapshot, encode_weights, shapes
 from service.data.digits import PREPROCESSING_VERSION
 from tests.integration.conftest import LINEAR, Live, eventually, register

@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from service.api import archives, batches, bodies
+from service.api import bodies
+from service.api.predictions import archives, batches
 from service.data import pictures
 from service.data.pictures import MAX_DECODED, _Room
 from service.errors import Invalid, PayloadTooLarge, ServiceError

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from service import logs
-from service.api.origins import Names
-from service.api.rates import WINDOW, RateLimited, Rates, network_of
+from service.api.guards.origins import Names
+from service.api.guards.rates import WINDOW, RateLimited, Rates, network_of
 from service.keys import Secret
 from service.redaction import redacted
 from service.settings import Settings

@@ -13,9 +13,9 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from service.api import bodies
-from service.api.batches import Batch, Way
-from service.api.quick import Reader
-from service.api.uploads import Form, Upload
+from service.api.express.quick import Reader
+from service.api.predictions.batches import Batch, Way
+from service.api.predictions.uploads import Form, Upload
 from service.data.digits import PREPROCESSING_VERSION
 from service.errors import ServiceError
 from service.settings import Settings

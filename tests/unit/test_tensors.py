@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from service.api import tensors
-from service.api.tensors import Encoded, Inference
+from service.api.inference import tensors
+from service.api.inference.tensors import Encoded, Inference
 from service.errors import ServiceError
 
 WRONG: list[Any] = [

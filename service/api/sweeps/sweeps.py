@@ -9,11 +9,11 @@ from fastapi.responses import JSONResponse
 from pydantic import BaseModel, Field, model_validator
 
 from service import ranking, sweep
-from service.api import teachers
-from service.api.access import Submitting
 from service.api.bodies import JsonObject
 from service.api.context import Context, Wired
-from service.api.jobs import (
+from service.api.guards.access import Submitting
+from service.api.jobs import teachers
+from service.api.jobs.jobs import (
     ASSUMED_SPEED,
     DEVICE_PREFIX,
     SWEEP_ID,
@@ -21,10 +21,10 @@ from service.api.jobs import (
     estimated_seconds,
     idempotency_of,
 )
+from service.api.jobs.submissions import JobRequest, Submission, validated
 from service.api.problems import documented
 from service.api.schemas import Limit, Page
-from service.api.submissions import JobRequest, Submission, validated
-from service.api.sweep_views import SweepTable, SweepView
+from service.api.sweeps.sweep_views import SweepTable, SweepView
 from service.errors import FieldError, Invalid
 from service.mistakes import field_mistake
 from service.spec import TrainingSpec

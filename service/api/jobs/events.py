@@ -7,7 +7,7 @@ from pydantic import BaseModel
 from starlette.responses import Response, StreamingResponse
 
 from service.api.context import Wired
-from service.api.jobs import JobId
+from service.api.jobs.jobs import JobId
 from service.api.problems import bad_parameters, documented
 from service.api.schemas import Page, Time, rfc3339
 from service.errors import FieldError

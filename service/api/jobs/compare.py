@@ -10,8 +10,8 @@ from pydantic import BaseModel, Field, ValidationError
 
 from service import comparison
 from service.api.context import Wired
+from service.api.jobs.reports import answers_of
 from service.api.problems import bad_parameters, documented
-from service.api.reports import answers_of
 from service.api.schemas import Time, maybe_rfc3339
 from service.errors import Conflict, FieldError, NotFound
 from service.spec import TrainingSpec

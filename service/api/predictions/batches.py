@@ -11,8 +11,9 @@ from typing import Any, Literal, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from service.api import archives, bodies
-from service.api.uploads import Form, Upload, too_many
+from service.api import bodies
+from service.api.predictions import archives
+from service.api.predictions.uploads import Form, Upload, too_many
 from service.data import digits
 from service.data.digits import PIXELS, SIDE, Digit, Mode, Scale
 from service.errors import FieldError, Invalid, ServiceError

@@ -6,15 +6,15 @@ import numpy as np
 from fastapi import APIRouter, Response
 from pydantic import BaseModel, Field
 
-from service.api import included
-from service.api.abstention import Asked
-from service.api.batches import read_all
 from service.api.context import Wired
-from service.api.included import Box, Include, boxed
 from service.api.models import ModelRef
-from service.api.predictions import Prediction, described, encoded
+from service.api.predictions import included
+from service.api.predictions.abstention import Asked
+from service.api.predictions.batches import read_all
+from service.api.predictions.included import Box, Include, boxed
+from service.api.predictions.predictions import Prediction, described, encoded
+from service.api.predictions.uploads import Uploaded
 from service.api.problems import documented
-from service.api.uploads import Uploaded
 from service.classifier import Loaded
 from service.data.digits import Digit
 from service.store.models import LATEST

@@ -6,12 +6,13 @@ from typing import Annotated, Any, Self
 from fastapi import APIRouter, Response
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from service.api import drawings, pictures
+from service.api import pictures
 from service.api.bodies import JsonObject
 from service.api.context import Wired
+from service.api.jobs import drawings
+from service.api.jobs.submissions import validated
 from service.api.pictures import DRAWN, MEDIA_TYPES, Kind
 from service.api.problems import documented
-from service.api.submissions import validated
 from service.catalog import CATALOG, DatasetName
 from service.mistakes import field_mistake
 from service.spec import Augmentation, DatasetSpec

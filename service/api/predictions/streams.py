@@ -14,10 +14,10 @@ from starlette.responses import Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
 from service.api import bodies
-from service.api.batches import Way
 from service.api.context import Context, Wired
 from service.api.models import ModelRef
-from service.api.predictions import Preprocess, encoded, predicted, unread
+from service.api.predictions.batches import Way
+from service.api.predictions.predictions import Preprocess, encoded, predicted, unread
 from service.api.problems import documented
 from service.batcher import Batcher, Overloaded
 from service.classifier import Loaded

@@ -14,7 +14,7 @@ import numpy as np
 import simdjson
 from numpy.typing import NDArray
 
-from service.api.uploads import is_pixels_body
+from service.api.predictions.uploads import is_pixels_body
 from service.data import digits
 from service.data.digits import BLANK_BELOW, LOW_CONTRAST_BELOW, PIXELS, PREPROCESSING_VERSION, SIDE
 

@@ -4,7 +4,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from service.api import tensors
+from service.api.inference import tensors
 from service.api.statistics import ModelStatistics
 
 LENGTH_HEADER = "Inference-Header-Content-Length"

@@ -10,14 +10,15 @@ from fastapi import APIRouter, Depends, Query, Request, Response
 from pydantic import BaseModel, Field
 from starlette.types import Scope
 
-from service.api import abstention, included, problems
-from service.api.abstention import Asked, Coverage, MinConfidence, Reason, asked
-from service.api.batches import Batch, OnError, Way
+from service.api import problems
 from service.api.context import Context, Wired
-from service.api.included import Include, Included
 from service.api.models import ModelRef
+from service.api.predictions import abstention, included
+from service.api.predictions.abstention import Asked, Coverage, MinConfidence, Reason, asked
+from service.api.predictions.batches import Batch, OnError, Way
+from service.api.predictions.included import Include, Included
+from service.api.predictions.uploads import Upload, Uploaded
 from service.api.problems import Problem, documented
-from service.api.uploads import Upload, Uploaded
 from service.batcher import Batcher
 from service.classifier import Loaded
 from service.confidence import Predicted

@@ -12,8 +12,8 @@ from pydantic import ValidationError
 from service import checkpoints, plots
 from service.api.context import Context
 from service.api.examples import Shelf
+from service.api.jobs.reports import NotAClassification, SpecNotAccepted, answers_of, no_report, task_of
 from service.api.problems import bad_parameters
-from service.api.reports import NotAClassification, SpecNotAccepted, answers_of, no_report, task_of
 from service.catalog import Task
 from service.checkpoints import CorruptCheckpoint
 from service.data import datasets, simulated
@@ -58,7 +58,7 @@ class NeedsTorch(ServiceError):
 
 @dataclass(frozen=True)
 class Options:
-    """What may be said of a picture; each belongs to some pictures only, see `service.api.plots`."""
+    """What may be said of a picture; each belongs to some pictures only, see `service.api.jobs.plots`."""
 
     axis: Axis = "step"
     log: bool = False

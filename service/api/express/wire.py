@@ -7,10 +7,10 @@ from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
-from service.api import express
-from service.api.access import Visitor
-from service.api.express import Express
-from service.api.limits import POLICY, SECURITY
+from service.api.express import express
+from service.api.express.express import Express
+from service.api.guards.access import Visitor
+from service.api.guards.limits import POLICY, SECURITY
 
 _SECURITY = b"".join(b"%s: %s\r\n" % pair for pair in (*SECURITY, POLICY))
 LARGEST = 256 * 1024  # bytes of a body that is kept here until it is whole

@@ -12,10 +12,11 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Header, Path, Request, Response
 
-from service.api import bodies, health, tensors
+from service.api import bodies, health
 from service.api.bodies import RawBody
 from service.api.context import Context, Wired
-from service.api.inference_schemas import (
+from service.api.inference import tensors
+from service.api.inference.inference_schemas import (
     INDEX_BODY,
     INFERENCE_BODY,
     LENGTH_HEADER,

@@ -9,9 +9,10 @@ from python_multipart.exceptions import FormParserError
 from starlette.datastructures import UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 
-from service.api import archives, bodies
+from service.api import bodies
 from service.api.bodies import RawBody
 from service.api.context import Wired
+from service.api.predictions import archives
 from service.data import pictures
 from service.data.digits import PIXELS
 from service.errors import BadRequest, PayloadTooLarge

@@ -8,7 +8,7 @@ from pydantic import BaseModel
 from starlette.responses import StreamingResponse
 
 from service.api.context import Wired
-from service.api.jobs import JobId
+from service.api.jobs.jobs import JobId
 from service.api.problems import documented
 from service.api.schemas import Page, SpecJson, Time, matches, rfc3339
 from service.errors import Conflict, RangeNotSatisfiable

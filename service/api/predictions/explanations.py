@@ -6,12 +6,12 @@ import numpy as np
 from fastapi import APIRouter, Query
 from pydantic import BaseModel, Field
 
-from service.api.batches import Way
 from service.api.context import Wired
 from service.api.models import ModelRef
-from service.api.predictions import BODY, Preprocess
+from service.api.predictions.batches import Way
+from service.api.predictions.predictions import BODY, Preprocess
+from service.api.predictions.uploads import Uploaded
 from service.api.problems import documented
-from service.api.uploads import Uploaded
 from service.errors import Invalid
 from service.explanation import explained
 

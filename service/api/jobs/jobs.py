@@ -8,12 +8,12 @@ from fastapi import APIRouter, Header, Path, Query, Request, Response
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict, Field
 
-from service.api.access import Submitting
 from service.api.bodies import JsonObject
 from service.api.context import Context, Wired
+from service.api.guards.access import Submitting
+from service.api.jobs.submissions import JobChange, Priority, Submission, validated
 from service.api.problems import documented
 from service.api.schemas import Limit, Page, SpecJson, Time, maybe_rfc3339, rfc3339
-from service.api.submissions import JobChange, Priority, Submission, validated
 from service.spec import TrainingSpec
 from service.store import jobs, workers
 from service.store.jobs import Idempotency, Job, State, Versions

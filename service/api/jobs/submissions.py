@@ -7,7 +7,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 
 from service import presets
 from service import spec as specs
-from service.api import teachers
+from service.api.jobs import teachers
 from service.errors import FieldError, Invalid, NotFound
 from service.mistakes import field_mistake, pointed
 from service.store.database import Database

@@ -9,10 +9,10 @@ from typing import Protocol
 from fastapi import Request
 from fastapi.concurrency import run_in_threadpool
 
-from service.api import archives
-from service.api.archives import Archive
 from service.api.context import Context
-from service.api.streams import MEDIA_TYPE, Lines
+from service.api.predictions import archives
+from service.api.predictions.archives import Archive
+from service.api.predictions.streams import MEDIA_TYPE, Lines
 from service.data import pictures
 from service.data.digits import PIXELS
 from service.errors import BadRequest, FieldError, Invalid, PayloadTooLarge, ServiceError, UnsupportedMedia

@@ -11,12 +11,12 @@ from starlette.responses import StreamingResponse
 
 from service.api import bodies
 from service.api.context import Context, Wired
-from service.api.intake import Intake
-from service.api.jobs import KeyHeader
-from service.api.predictions import Preprocess
+from service.api.jobs.jobs import KeyHeader
+from service.api.predictions.intake import Intake
+from service.api.predictions.predictions import Preprocess
+from service.api.predictions.streams import MEDIA_TYPE, LineScale
 from service.api.problems import documented
 from service.api.schemas import Limit, Page, Time, maybe_rfc3339, rfc3339
-from service.api.streams import MEDIA_TYPE, LineScale
 from service.data.digits import Scale
 from service.errors import Conflict, ServiceError
 from service.store import batches, blobs

@@ -77,7 +77,9 @@ def check(routers: Iterable[APIRouter]) -> list[APIRoute]:
     gone."""
     routes = _routes(routers)
     found = {_name(route.endpoint) for route in routes}
-    assert found == _NEEDED.keys(), f"not as service/api/scopes.py has them: {sorted(found ^ _NEEDED.keys())}"
+    assert found == _NEEDED.keys(), (
+        f"not as service/api/guards/scopes.py has them: {sorted(found ^ _NEEDED.keys())}"
+    )
     return [route for route in routes if needed(route.endpoint) == OPEN]
 
 

@@ -4,10 +4,11 @@ from typing import Annotated
 
 from fastapi import APIRouter, Depends, Path, Query, Request, Response
 
-from service.api import drawings, pictures
+from service.api import pictures
 from service.api.context import Context, Wired
-from service.api.drawings import DRAWERS, SHOWN, Options, PlotName, Subject
-from service.api.jobs import JobId
+from service.api.jobs import drawings
+from service.api.jobs.drawings import DRAWERS, SHOWN, Options, PlotName, Subject
+from service.api.jobs.jobs import JobId
 from service.api.pictures import DRAWN, UNCHANGED, FileFormat, IfNoneMatch
 from service.api.problems import bad_parameters, documented
 from service.catalog import CATALOG

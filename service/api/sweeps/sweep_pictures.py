@@ -9,11 +9,11 @@ from fastapi import APIRouter, Depends, Path, Query, Request, Response
 from service import plots
 from service.api import pictures
 from service.api.context import Context, Wired
-from service.api.drawings import NoPicture
+from service.api.jobs.drawings import NoPicture
 from service.api.pictures import DRAWN, UNCHANGED, FileFormat, IfNoneMatch
 from service.api.problems import bad_parameters, documented
-from service.api.sweep_views import known_metric, ranked, value_of, varied
-from service.api.sweeps import SweepId
+from service.api.sweeps.sweep_views import known_metric, ranked, value_of, varied
+from service.api.sweeps.sweeps import SweepId
 from service.errors import FieldError
 from service.plots import Axis, Picture, Point, Trial
 from service.plots.sweeps import SERIES_SHOWN

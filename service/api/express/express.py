@@ -13,12 +13,12 @@ from fastapi import FastAPI
 from starlette.types import Message, Receive, Scope, Send
 from uuid_utils import uuid7
 
-from service.api import predictions
-from service.api.access import Headed, Visitor
 from service.api.context import Context
-from service.api.limits import POLICY, REQUEST_ID, SECURITY
-from service.api.quick import Pictures, Reader
-from service.api.rates import Header, RateLimited
+from service.api.express.quick import Pictures, Reader
+from service.api.guards.access import Headed, Visitor
+from service.api.guards.limits import POLICY, REQUEST_ID, SECURITY
+from service.api.guards.rates import Header, RateLimited
+from service.api.predictions import predictions
 from service.batcher import is_light
 from service.classifier import Loaded
 from service.errors import Unavailable

@@ -9,7 +9,7 @@ from pydantic import BaseModel, Field
 from service import answers
 from service.answers import Answers
 from service.api.context import Wired
-from service.api.jobs import JobId
+from service.api.jobs.jobs import JobId
 from service.api.problems import bad_parameters, documented
 from service.api.schemas import Limit, Time, rfc3339
 from service.catalog import CATALOG, Task
