@@ -186,12 +186,11 @@ def shared(tmp_path_factory: pytest.TempPathFactory, settings_for: Callable[...,
 def answers(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
     """For each request that is looked at where it is parsed, whether it was answered there."""
     noted: list[bool] = []
-    at_once = Express.at_once
+    asked = Express.asked
 
-    def watched(self: Express, *arguments: Any) -> bytes | None:
-        found = at_once(self, *arguments)
-        noted.append(found is not None)
-        return found
+    def watched(self: Express, *arguments: Any, **named: Any) -> bool:
+        noted.append(asked(self, *arguments, **named))
+        return noted[-1]
 
-    monkeypatch.setattr(Express, "at_once", watched)
+    monkeypatch.setattr(Express, "asked", watched)
     return noted

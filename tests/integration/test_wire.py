@@ -2,14 +2,17 @@
 
 import json
 import socket
+import struct
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from service.api.express import turn
+from service.api.express.turn import Question
 from service.settings import Settings
 from tests.integration.conftest import Live, eventually, register, serving, weights_for
 from tests.integration.test_api_express import JSON
@@ -86,10 +89,14 @@ def test_headers_are_those_of_the_application(reading: Live, answers: list[bool]
     assert {**short, "date": ""} == {**long, "date": ""}
 
 
-def test_requests_that_come_in_one_piece(reading: Live, answers: list[bool]) -> None:
-    """Whatever their ways, they are answered in their order."""
+@pytest.mark.parametrize("others", [0, 2])
+def test_requests_that_come_in_one_piece(reading: Live, answers: list[bool], others: int) -> None:
+    """Whatever their ways, they are answered in their order, whether or not there are others to be answered with."""
     wrong = request(b'{"images": [[1]]}')
-    with connected(reading) as connection:
+    with ExitStack() as stack:
+        for _ in range(others):
+            stack.enter_context(connected(reading))
+        connection = stack.enter_context(connected(reading))
         connection.sendall(request() + wrong + request() + request(path="/v1/nothing") + request())
         assert [answer(connection)[0] for _ in range(5)] == [200, 422, 200, 404, 200]
     assert answers[0] is True
@@ -170,6 +177,108 @@ def test_a_request_at_hand_is_finished_before_the_server_stops(
             eventually(lambda: all(each._parts is None for each in live.server.server_state.connections))  # type: ignore[union-attr]
             connection.sendall(whole[1000:])
             assert label(answer(connection)) == 5
+
+
+@contextmanager
+def held(live: Live) -> Iterator[None]:
+    """What is sent in the block comes in one turn of the server's loop, after it."""
+    eventually(lambda: live.server.server_state.connections)
+    is_held, gate = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        is_held.set()
+        gate.wait(20)
+
+    next(iter(live.server.server_state.connections)).loop.call_soon_threadsafe(hold)
+    assert is_held.wait(20)
+    try:
+        yield
+    finally:
+        gate.set()
+
+
+@pytest.fixture
+def batches(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many questions were answered together, each time."""
+    noted: list[int] = []
+    answer = turn._answers
+
+    def watched(together: Sequence[Question]) -> Sequence[bytes | None]:
+        noted.append(len(together))
+        return answer(together)
+
+    monkeypatch.setattr(turn, "_answers", watched)
+    return noted
+
+
+def many_of(stack: ExitStack, live: Live, count: int) -> list[socket.socket]:
+    found = [stack.enter_context(connected(live)) for _ in range(count)]
+    eventually(lambda: len(live.server.server_state.connections) >= count)
+    return found
+
+
+def test_what_comes_in_one_turn_is_answered_together(reading: Live, batches: list[int]) -> None:
+    with ExitStack() as stack:
+        connections = many_of(stack, reading, 9)
+        bodies = [
+            json.dumps({"images": [[index % 200] * 784] * (1 + index % 3)}).encode() for index in range(9)
+        ]
+        with held(reading):
+            for connection, body in zip(connections, bodies, strict=True):
+                connection.sendall(request(body))
+        found = [answer(connection) for connection in connections]
+    assert batches == [9]
+    assert [len(body["predictions"]) for _, _, body in found] == [1, 2, 3] * 3
+    assert [bool(body["predictions"][0]["warnings"]) for _, _, body in found] == [
+        True
+    ] * 9  # as one grey is blank
+    assert {label(each) for each in found} == {7}
+
+
+def test_who_leaves_takes_no_answer_from_others(reading: Live, batches: list[int]) -> None:
+    with ExitStack() as stack:
+        stays, leaves, resets = many_of(stack, reading, 3)
+        with held(reading):
+            for connection in (leaves, resets, stays):
+                connection.sendall(request())
+            resets.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            resets.close()
+            leaves.close()
+        assert label(answer(stays)) == 7
+    with connected(reading) as connection:
+        connection.sendall(request())
+        assert label(answer(connection)) == 7
+
+
+def test_what_fails_together_is_answered_the_long_way(reading: Live, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(*_arguments: object) -> None:
+        raise FloatingPointError
+
+    monkeypatch.setattr(turn, "described", fails)
+    with ExitStack() as stack:
+        connections = many_of(stack, reading, 4)
+        with held(reading):
+            for connection in connections:
+                connection.sendall(request() + request(path="/v1/nothing"))
+        for connection in connections:
+            assert label(answer(connection)) == 7
+            assert answer(connection)[0] == 404
+
+
+def test_what_waits_is_answered_before_the_server_stops(
+    settings_for: Callable[..., Settings], tmp_path: Path
+) -> None:
+    with serving(settings_for(tmp_path)) as live:
+        model = register(live, weights_for(5))
+        classifier = live.server.application.state.context.classifier
+        eventually(lambda: (found := classifier.at_hand("latest")) and found.model.id == model.id)
+        with ExitStack() as stack:
+            connections = many_of(stack, live, 5)
+            with held(live):
+                for connection in connections:
+                    connection.sendall(request())
+                live.server.should_exit = True
+            assert [label(answer(connection)) for connection in connections] == [5] * 5
 
 
 def test_many_at_once(reading: Live) -> None:

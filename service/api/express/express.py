@@ -7,22 +7,21 @@ and one description: that of the routes in `predictions`."""
 import logging
 import re
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from fastapi import FastAPI
 from starlette.types import Message, Receive, Scope, Send
 from uuid_utils import uuid7
 
 from service.api.context import Context
-from service.api.express.quick import Pictures, Reader
+from service.api.express.quick import Reader
+from service.api.express.turn import Question, Turn, described
 from service.api.guards.access import Headed, Visitor
 from service.api.guards.limits import POLICY, REQUEST_ID, SECURITY
 from service.api.guards.rates import Header, RateLimited
 from service.api.predictions import predictions
 from service.batcher import is_light
-from service.classifier import Loaded
 from service.errors import Unavailable
-from service.inference import Floats
 from service.settings import Settings
 from service.store.models import LATEST
 
@@ -44,6 +43,7 @@ class Express:
         self._app = app
         self._limit = min(settings.max_body_bytes, LARGEST)
         self._reader = Reader(settings.max_images)
+        self.turn = Turn()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         reference = _reference(scope)
@@ -93,19 +93,29 @@ class Express:
             share = error.share
         return () if share is None else share.headers
 
-    def at_once(self, reference: str, content_type: bytes, body: bytes) -> bytes | None:
-        """The answer to a body of a content type, if nothing is to be waited for."""
+    def asked(
+        self,
+        reference: str,
+        content_type: bytes,
+        body: bytes,
+        answer: Callable[[bytes | None], None],
+        *,
+        is_alone: bool,
+    ) -> bool:
+        """Whether `answer` is given the answer to a body of a content type: at the end of this turn, or now if it
+        `is_alone`."""
         try:
             loaded = self._context.classifier.at_hand(reference)
             if loaded is None or len(body) > self._limit or not is_light(loaded.network, 1):
-                return None
+                return False
             pictures = self._reader.read(body, content_type, loaded.model.preprocessing)
-            if pictures is None or not is_light(loaded.network, len(pictures.pixels)):
-                return None
-            return _told(loaded, pictures, loaded.network.logits(pictures.pixels))
         except Exception:
             log.exception("a prediction is answered the long way")
-            return None
+            return False
+        if pictures is None or not is_light(loaded.network, len(pictures.pixels)):
+            return False
+        self.turn.add(Question(loaded, pictures, answer), is_last=is_alone)
+        return True
 
     async def _answer(self, reference: str, content_type: bytes, body: bytes) -> bytes | None:
         loaded = self._context.classifier.at_hand(reference)
@@ -118,19 +128,12 @@ class Express:
             logits = await self._context.batcher.logits(loaded.network, pictures.pixels)
         except Unavailable:  # told by the long way, unless there is room by then
             return None
-        return _told(loaded, pictures, logits)
+        return predictions.answered(loaded.model, described(loaded, pictures, logits))
 
     @property
     def _context(self) -> Context:
         context: Context = self._app.state.context
         return context
-
-
-def _told(loaded: Loaded, pictures: Pictures, logits: Floats) -> bytes:
-    found = loaded.predicted(logits, pictures.pixels)
-    return predictions.answered(
-        loaded.model, predictions.described(found, pictures.warnings, pictures.judged)
-    )
 
 
 def _reference(scope: Scope) -> str | None:

@@ -1,5 +1,5 @@
-"""uvicorn's HTTP/1.1, where it parses a request: a plain prediction is answered when its last byte has come, without a
-task, a scope and messages for it, which cost as much as all else that such a request asks for.
+"""uvicorn's HTTP/1.1, where it parses a request: a plain prediction is answered in the turn that its last byte came in,
+without a task, a scope and messages for it, which cost as much as all else that such a request asks for.
 
 Whatever is not plain, or not to be answered at once, is handed to uvicorn as it would have had it."""
 
@@ -26,6 +26,12 @@ class Wire(HttpToolsProtocol):
         self._parts: list[bytes] | None = None  # of a body whose request may be answered at once
         self._reference, self._content_type = "", b""
         self._visitor = Visitor()
+        self._asks = self._is_kept = False
+
+    def on_message_begin(self) -> None:
+        if self._asks:
+            self._express.turn.end()  # what was asked first is answered first
+        super().on_message_begin()
 
     def on_headers_complete(self) -> None:
         if self._is_plain():
@@ -40,8 +46,7 @@ class Wire(HttpToolsProtocol):
             self._parts.append(body)
 
     def on_message_complete(self) -> None:
-        if self._parts is not None and self._is_answered(b"".join(self._parts)):
-            self._parts = None
+        if self._parts is not None and self._is_asked(b"".join(self._parts)):
             return
         self._hand_over()
         super().on_message_complete()
@@ -56,6 +61,8 @@ class Wire(HttpToolsProtocol):
         self.transport.close()
 
     def shutdown(self) -> None:
+        if self._asks:
+            self._express.turn.end()
         self._hand_over()  # so that the request is finished
         super().shutdown()
 
@@ -85,23 +92,39 @@ class Wire(HttpToolsProtocol):
         self._reference, self._content_type, self._visitor = reference, content_type, visitor
         return True
 
-    def _is_answered(self, body: bytes) -> bool:
+    def _is_asked(self, body: bytes) -> bool:
         if self.flow.write_paused or self.transport.is_closing():
             return False
-        answer = self._express.at_once(self._reference, self._content_type, body)
-        if answer is None:
+        self._is_kept, self._asks = self.parser.should_keep_alive(), True
+        is_alone = len(self.connections) == 1
+        if not self._express.asked(
+            self._reference, self._content_type, body, self._answered, is_alone=is_alone
+        ):
+            self._asks = False
             return False
-        is_kept = self.parser.should_keep_alive()
+        return True
+
+    def _answered(self, answer: bytes | None) -> None:
+        self._asks = False
+        if self.transport.is_closing():
+            self._parts = None
+        elif answer is None:
+            self._hand_over()
+            super().on_message_complete()
+        else:
+            self._parts = None
+            self._reply(answer)
+
+    def _reply(self, answer: bytes) -> None:
         share = self._express.charged(self._visitor)
         head = [*self.server_state.default_headers, *express.headers_of(answer, self.headers), *share]
-        if not is_kept:
+        if not self._is_kept:
             head.append((b"connection", b"close"))
         lines = b"".join([b"%s: %s\r\n" % pair for pair in head])
         self.transport.write(b"HTTP/1.1 200 OK\r\n%s%s\r\n%s" % (lines, _SECURITY, answer))
-        if not is_kept:
+        if not self._is_kept:
             self.transport.close()
         self.on_response_complete()
-        return True
 
     def _hand_over(self) -> None:
         """To uvicorn, from the head on."""

@@ -1,0 +1,151 @@
+"""What came in one turn is answered together, and each gets its own."""
+
+import asyncio
+import json
+from types import SimpleNamespace
+from typing import Any, cast
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from service.api.express.quick import Pictures
+from service.api.express.turn import Question, Turn
+from service.batcher import LIGHT
+from service.classifier import Loaded
+from service.inference import Floats
+
+
+class First:
+    """Reads an image as the place of its brightest pixel among the first ten, and notes how many it was asked at a
+    time."""
+
+    def __init__(self, cost: int = 1) -> None:
+        self.cost = cost
+        self.asked: list[int] = []
+
+    def logits(self, inputs: NDArray[Any]) -> Floats:
+        self.asked.append(len(inputs))
+        return np.asarray(inputs[:, :10], np.float32)
+
+
+class Broken(First):
+    def logits(self, inputs: NDArray[Any]) -> Floats:
+        raise FloatingPointError(len(inputs))
+
+
+def loaded(network: First, name: str = "model_1") -> Loaded:
+    return Loaded(cast(Any, SimpleNamespace(id=name, version=1)), network, cast(Any, None))
+
+
+def of(*labels: int, warnings: tuple[str, ...] = (), is_judged: bool = False) -> Pictures:
+    pixels = np.zeros((len(labels), 784), np.uint8)
+    pixels[np.arange(len(labels)), list(labels)] = 9
+    return Pictures(pixels, (warnings,) * len(labels), (is_judged,) * len(labels))
+
+
+def told(answer: bytes | None) -> tuple[str, list[int], list[list[str]]]:
+    assert answer is not None
+    found = json.loads(answer)
+    predictions = found["predictions"]
+    return (
+        found["model"],
+        [each["label"] for each in predictions],
+        [each["warnings"] for each in predictions],
+    )
+
+
+def answered(*asked: tuple[Loaded, Pictures]) -> list[bytes | None]:
+    """The answers to all of a turn's questions, in their order, none before the turn's end."""
+
+    async def turned() -> list[bytes | None]:
+        turn, found = Turn(), dict[int, bytes | None]()
+        for number, (model, pictures) in enumerate(asked):
+
+            def noted(answer: bytes | None, number: int = number) -> None:
+                assert number not in found
+                found[number] = answer
+
+            turn.add(Question(model, pictures, noted), is_last=False)
+        assert not found
+        await asyncio.sleep(0)
+        return [found[number] for number in range(len(asked))]
+
+    return asyncio.run(turned())
+
+
+def test_each_gets_its_own() -> None:
+    network = First()
+    model = loaded(network)
+    found = answered((model, of(3)), (model, of(1, 4, 1, warnings=("blank",))), (model, of(9)))
+    assert network.asked == [5]
+    assert [told(each) for each in found] == [
+        ("model_1", [3], [[]]),
+        ("model_1", [1, 4, 1], [["blank"]] * 3),
+        ("model_1", [9], [[]]),
+    ]
+
+
+def test_models_and_kinds_are_not_mixed() -> None:
+    one, other = First(), First()
+    first, second = loaded(one), loaded(other, "model_2")
+    found = answered((first, of(3)), (second, of(4)), (first, of(5)), (first, of(6, is_judged=True)))
+    assert [told(each)[:2] for each in found] == [
+        ("model_1", [3]),
+        ("model_2", [4]),
+        ("model_1", [5]),
+        ("model_1", [6]),
+    ]
+    assert (sorted(one.asked), other.asked) == ([1, 2], [1])
+
+
+def test_no_more_at_a_time_than_are_light() -> None:
+    network = First(cost=LIGHT // 3)
+    model = loaded(network)
+    found = answered(*[(model, of(label)) for label in range(8)])
+    assert network.asked == [3, 3, 2]
+    assert [told(each)[1] for each in found] == [[label] for label in range(8)]
+
+
+def test_the_last_of_a_turn_is_not_kept_waiting() -> None:
+    found: list[bytes | None] = []
+    Turn().add(Question(loaded(First()), of(2), found.append), is_last=True)  # without a loop
+    assert [told(each)[1] for each in found] == [[2]]
+
+
+def test_what_fails_goes_the_long_way_and_the_others_do_not() -> None:
+    whole, broken = loaded(First()), loaded(Broken(), "model_2")
+    found = answered((broken, of(1)), (whole, of(2)), (broken, of(3)))
+    assert [found[0], found[2]] == [None, None]
+    assert told(found[1])[1] == [2]
+
+
+def test_a_connection_that_breaks_takes_no_answer_from_others(caplog: pytest.LogCaptureFixture) -> None:
+    def breaks(_answer: bytes | None) -> None:
+        raise ConnectionError
+
+    turn, found, model = Turn(), list[bytes | None](), loaded(First())
+
+    async def turned() -> None:
+        turn.add(Question(model, of(1), breaks), is_last=False)
+        turn.add(Question(model, of(2), found.append), is_last=False)
+        await asyncio.sleep(0)
+
+    asyncio.run(turned())
+    assert [told(each)[1] for each in found] == [[2]]
+    assert "could not be answered" in caplog.text
+
+
+def test_a_turn_begins_anew() -> None:
+    network = First()
+    model, turn, found = loaded(network), Turn(), list[bytes | None]()
+
+    async def turned() -> None:
+        for _ in range(3):
+            turn.add(Question(model, of(1), found.append), is_last=False)
+            turn.add(Question(model, of(1), found.append), is_last=False)
+            await asyncio.sleep(0)
+
+    asyncio.run(turned())
+    assert network.asked == [2, 2, 2]
+    assert len(found) == 6
