@@ -73,20 +73,21 @@ class Batcher:
         """(n, classes) of (n, 784). Raises Overloaded."""
         if is_light(network, len(pixels)):
             return network.logits(pixels)
-        return await asyncio.wrap_future(self._put(network, pixels))
+        return await asyncio.wrap_future(self.queued(network, pixels))
 
     def logits_in_thread(self, network: Runs, pixels: NDArray[Any]) -> Floats:
         """The same for a caller that may wait."""
         if is_light(network, len(pixels)):
             return network.logits(pixels)
-        return self._put(network, pixels).result()
+        return self.queued(network, pixels).result()
 
     @property
     def waiting(self) -> int:
         """Images in the queue."""
         return self._images
 
-    def _put(self, network: Runs, pixels: NDArray[Any]) -> "Future[Floats]":
+    def queued(self, network: Runs, pixels: NDArray[Any]) -> "Future[Floats]":
+        """The same, of whatever size, when its turn has come. Raises Overloaded."""
         one = _Waiting(network, pixels)
         with self._changed:
             if self._is_closing:
@@ -133,6 +134,11 @@ class Batcher:
 def is_light(network: Runs, images: int) -> bool:
     """Whether it is done sooner than handed over."""
     return network.cost * images <= LIGHT
+
+
+def room(network: Runs) -> int:
+    """How many images go together that came at one time: as many as are light, or as the thread takes."""
+    return LIGHT // network.cost or LARGEST_BATCH
 
 
 def _run(batch: list[_Waiting]) -> None:

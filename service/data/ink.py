@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from service.data.pictures import Grey, border, padded
+from service.data.pictures import Grey, border, padded, quantile
 
 Polarity = Literal["dark_on_light", "light_on_dark"]
 Mask = NDArray[np.uint8]  # height x width, 0 or 1
@@ -28,6 +28,7 @@ FRAME_SHARE = 0.2  # of the longer side: a stroke does not lie along the edge fo
 SHEET_SHARE, SHEET_FILLED = 0.25, 0.9  # of the picture, and of its convex hull
 LINE_SHARE = 0.6  # of the picture that a ruled line crosses
 LINE_WIDTH = 0.02  # of the picture's longer side, at most
+_LEVELS = np.arange(256)
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,7 @@ def find(grey: Grey) -> Ink | None:
     x, y, width, height = cv2.boundingRect(sheet)
     window = slice(y, y + height), slice(x, x + width)
     on_it = sheet[window].view(np.bool_)
-    paper = int(np.median(grey[window][on_it]))
+    paper = int(quantile(grey[window][on_it]))
     written = _find(np.where(on_it, grey[window], np.uint8(paper)))
     if written is None or written.polarity != "dark_on_light":
         return found
@@ -99,7 +100,7 @@ def _find(grey: Grey) -> Ink | None:
     solid = (level > threshold).astype(np.uint8)
     solid = _without_clutter(_without_lines(solid))
     inked = solid.view(np.bool_)
-    contrast = round(float(np.median(cv2.subtract(paper, smooth)[inked])))
+    contrast = round(quantile(cv2.subtract(paper, smooth)[inked]))
     return Ink(level, solid, threshold, contrast, polarity)
 
 
@@ -118,11 +119,12 @@ def otsu(levels: NDArray[np.uint8]) -> int:
     """The level that best parts dark (at most it) from light (Otsu 1979): largest variance between both."""
     counts = np.bincount(levels.ravel(), minlength=256).astype(np.float64)
     below = counts.cumsum()
-    sums = (counts * np.arange(256)).cumsum()
-    above = below[-1] - below
-    with np.errstate(divide="ignore", invalid="ignore"):
-        between = (sums[-1] * below / below[-1] - sums) ** 2 / (below * above)
-    return int(np.nan_to_num(between, nan=0.0, posinf=0.0).argmax())
+    sums = (counts * _LEVELS).cumsum()
+    total = below[-1]
+    both = below * (total - below)
+    between = np.zeros(256)
+    np.divide((sums[-1] * below / total - sums) ** 2, both, out=between, where=both > 0)
+    return int(between.argmax())
 
 
 def _denoised(grey: Grey) -> Grey:
@@ -130,7 +132,7 @@ def _denoised(grey: Grey) -> Grey:
     if min(grey.shape) < 8:
         return grey
     away = cv2.absdiff(grey, cv2.medianBlur(grey, 3))
-    if float(np.median(away[::3])) < NOISE_ABOVE:
+    if quantile(away[::3]) < NOISE_ABOVE:
         return grey
     sigma = min(max(side / 250, 0.7), 2.0)
     return np.asarray(cv2.GaussianBlur(grey, (0, 0), sigma), np.uint8)
@@ -140,9 +142,9 @@ def _unlifted(level: Grey) -> tuple[Grey, float]:
     """With the paper at 0, and its noise: a closing lies above noisy paper. The standard deviation is told by what is
     less than the paper, for no ink is."""
     sample = level[::3, ::3] if level.size > 10_000 else level
-    paper = int(np.median(border(level)))
+    paper = int(quantile(border(level)))
     below = sample[sample < paper]
-    noise = 1.4826 * float(np.median(paper - below)) if below.size else 0.0
+    noise = 1.4826 * quantile(paper - below) if below.size else 0.0
     return (np.maximum(level, paper) - np.uint8(paper)), noise
 
 
@@ -168,7 +170,7 @@ def _standing_out(grey: Grey, paper: Grey) -> float:
     inked = level > max(level.max() / 2, 1)
     if not inked.any():
         return -255.0
-    return float(np.percentile(border(grey), 25)) - float(np.median(grey[inked]))
+    return quantile(border(grey), 0.25) - quantile(grey[inked])
 
 
 def _small(grey: Grey) -> Grey:

@@ -11,8 +11,11 @@ from typing import Any
 
 import pytest
 
+from service import batcher
 from service.api.express import turn
+from service.api.express.quick import Pictures
 from service.api.express.turn import Question
+from service.inference import Floats
 from service.settings import Settings
 from tests.integration.conftest import Live, eventually, register, serving, weights_for
 from tests.integration.test_api_express import JSON
@@ -201,11 +204,11 @@ def held(live: Live) -> Iterator[None]:
 def batches(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """How many questions were answered together, each time."""
     noted: list[int] = []
-    answer = turn._answers
+    answers = turn._answers
 
-    def watched(together: Sequence[Question]) -> Sequence[bytes | None]:
+    def watched(together: Sequence[Question], pictures: Pictures, logits: Floats) -> list[bytes]:
         noted.append(len(together))
-        return answer(together)
+        return answers(together, pictures, logits)
 
     monkeypatch.setattr(turn, "_answers", watched)
     return noted
@@ -279,6 +282,69 @@ def test_what_waits_is_answered_before_the_server_stops(
                     connection.sendall(request())
                 live.server.should_exit = True
             assert [label(answer(connection)) for connection in connections] == [5] * 5
+
+
+@pytest.fixture
+def slow(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
+    """No network is light, and its thread waits for the event."""
+    goes_on = threading.Event()
+    run = batcher._run
+
+    def waits(batch: Any) -> None:
+        goes_on.wait(20)
+        run(batch)
+
+    monkeypatch.setattr(batcher, "LIGHT", 0)
+    monkeypatch.setattr(batcher, "_run", waits)
+    yield goes_on
+    goes_on.set()
+
+
+def asking(live: Live) -> int:
+    """How many connections wait for an answer of the thread's."""
+    return sum(each._asks for each in live.server.server_state.connections)  # type: ignore[union-attr]
+
+
+def test_what_a_thread_runs_is_answered_in_order(
+    reading: Live, slow: threading.Event, batches: list[int]
+) -> None:
+    with ExitStack() as stack:
+        connections = many_of(stack, reading, 6)
+        with held(reading):
+            for connection in connections:
+                connection.sendall(request())
+        eventually(lambda: asking(reading) == 6)
+        connections[0].sendall(request(path="/v1/nothing"))  # while the thread runs what came before it
+        connections[1].sendall(request() + request(path="/v1/nothing"))
+        connections[2].setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        connections[2].close()
+        eventually(lambda: len(reading.server.server_state.connections) == 5)
+        slow.set()
+        assert label(answer(connections[0])) == 7
+        assert answer(connections[0])[0] == 404
+        assert [label(answer(connections[1])) for _ in range(2)] == [7, 7]
+        assert answer(connections[1])[0] == 404
+        assert [label(answer(connection)) for connection in connections[3:]] == [7] * 3
+    assert 6 in batches  # who has left and who asked again are not given theirs
+
+
+def test_what_a_thread_runs_is_answered_before_the_server_stops(
+    settings_for: Callable[..., Settings], tmp_path: Path, slow: threading.Event
+) -> None:
+    with serving(settings_for(tmp_path)) as live:
+        model = register(live, weights_for(5))
+        classifier = live.server.application.state.context.classifier
+        eventually(lambda: (found := classifier.at_hand("latest")) and found.model.id == model.id)
+        with ExitStack() as stack:
+            connections = many_of(stack, live, 3)
+            with held(live):
+                for connection in connections:
+                    connection.sendall(request())
+            eventually(lambda: asking(live) == 3)
+            live.server.should_exit = True
+            eventually(lambda: asking(live) == 0)
+            slow.set()
+            assert [label(answer(connection)) for connection in connections] == [5] * 3
 
 
 def test_many_at_once(reading: Live) -> None:

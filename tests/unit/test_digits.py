@@ -104,11 +104,47 @@ def test_28_by_28_on_a_light_border_is_only_inverted() -> None:
     assert (read(encoded(picture), "none").pixels == pixels).all()
 
 
-@pytest.mark.parametrize("at", [(0.05, 0.05), (0.3, 0.05), (0.55, 0.4)])
-def test_28_by_28_that_does_not_lie_as_mnist_does_is_normalised(at: tuple[float, float]) -> None:
+ELSEWHERE = [(0.1, 0.1), (0.3, 0.08), (0.55, 0.4)]
+
+
+@pytest.mark.parametrize("is_light", [False, True])
+@pytest.mark.parametrize("at", ELSEWHERE)
+def test_28_by_28_that_lies_elsewhere_is_moved(at: tuple[float, float], is_light: bool) -> None:
+    picture = np.asarray(seven(28, ink=250, paper=0, at=at))
+    digit = read(encoded(Image.fromarray(255 - picture if is_light else picture)))
+    pixels = square(digit)
+    assert sorted(digit.pixels.tolist()) == sorted(picture.ravel().tolist())  # as it is
+    rows, columns = (np.flatnonzero(picture.any(axis=axis)) for axis in (1, 0))
+    there = digits.Digit(digit.pixels, (), (columns[0], rows[0], np.ptp(columns) + 1, np.ptp(rows) + 1))
+    assert (digit.warnings, digit.box) == (there.warnings, there.box)
+    for axis in (0, 1):
+        profile = pixels.sum(axis=1 - axis)
+        assert abs(profile @ np.arange(28) / profile.sum() - 14) <= 0.5
+    as_before = digits.prepare(picture, version="2").pixels
+    assert sorted(as_before.tolist()) != sorted(picture.ravel().tolist())
+
+
+def test_28_by_28_stays_inside_when_it_is_moved() -> None:
+    picture = np.zeros((28, 28), np.uint8)
+    picture[2:25, 1:4] = 200  # 23 high, and all its mass above
+    picture[2:6, 1:14] = 200
+    moved = digits.prepare(picture).pixels.reshape(28, 28)
+    assert np.flatnonzero(moved.any(axis=1)).tolist() == list(range(5, 28))
+    assert moved.sum() == picture.sum()
+
+
+@pytest.mark.parametrize("at", [(0.0, 0.05), (0.3, 0.0), (0.65, 0.4)])
+def test_28_by_28_that_may_be_cut_off_is_normalised(at: tuple[float, float]) -> None:
     pixels = square(read(encoded(seven(28, ink=255, paper=0, at=at))))
     assert max(map(np.ptp, np.nonzero(pixels))) + 1 == 20
     assert abs(pixels.sum(axis=1) @ np.arange(28) / pixels.sum() - 14) <= 0.5
+
+
+def test_28_by_28_of_another_size_is_normalised() -> None:
+    small = np.zeros((28, 28), np.uint8)
+    small[4:14, 4:14] = np.asarray(seven(28, ink=255, paper=0, at=CENTRED).resize((10, 10)))
+    pixels = digits.prepare(small).pixels.reshape(28, 28)
+    assert max(map(np.ptp, np.nonzero(pixels))) + 1 == 20
 
 
 def test_mode_mnist_normalises_even_28_by_28() -> None:

@@ -75,6 +75,7 @@ READ: dict[str, tuple[bytes, bytes]] = {
     "png, bright": (png(255 - digit()), b""),
     "png, touching the edge": (png(np.pad(digit()[4:, :24], ((0, 4), (4, 0)))), b""),
     "png, off centre": (png(np.roll(digit(), 3, axis=1)), b""),
+    "png, far off centre": (png(np.roll(digit(), (-4, 4), axis=(0, 1))), b""),
     "png, small": (png(digit() * (np.indices((28, 28)) < 12).all(axis=0)), b""),
     "png, low contrast": (png(digit() // 8), b""),
     "png, blank": (png(digit() * 0), b""),

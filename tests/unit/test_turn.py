@@ -2,6 +2,8 @@
 
 import asyncio
 import json
+from concurrent.futures import Future
+from functools import partial
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -11,7 +13,7 @@ from numpy.typing import NDArray
 
 from service.api.express.quick import Pictures
 from service.api.express.turn import Question, Turn
-from service.batcher import LIGHT
+from service.batcher import LIGHT, Overloaded, Runs
 from service.classifier import Loaded
 from service.inference import Floats
 
@@ -32,6 +34,10 @@ class First:
 class Broken(First):
     def logits(self, inputs: NDArray[Any]) -> Floats:
         raise FloatingPointError(len(inputs))
+
+
+def never(_network: Runs, _pixels: NDArray[Any]) -> "Future[Floats]":
+    raise AssertionError("it is light")
 
 
 def loaded(network: First, name: str = "model_1") -> Loaded:
@@ -59,7 +65,7 @@ def answered(*asked: tuple[Loaded, Pictures]) -> list[bytes | None]:
     """The answers to all of a turn's questions, in their order, none before the turn's end."""
 
     async def turned() -> list[bytes | None]:
-        turn, found = Turn(), dict[int, bytes | None]()
+        turn, found = Turn(never), dict[int, bytes | None]()
         for number, (model, pictures) in enumerate(asked):
 
             def noted(answer: bytes | None, number: int = number) -> None:
@@ -109,7 +115,7 @@ def test_no_more_at_a_time_than_are_light() -> None:
 
 def test_the_last_of_a_turn_is_not_kept_waiting() -> None:
     found: list[bytes | None] = []
-    Turn().add(Question(loaded(First()), of(2), found.append), is_last=True)  # without a loop
+    Turn(never).add(Question(loaded(First()), of(2), found.append), is_last=True)  # without a loop
     assert [told(each)[1] for each in found] == [[2]]
 
 
@@ -124,7 +130,7 @@ def test_a_connection_that_breaks_takes_no_answer_from_others(caplog: pytest.Log
     def breaks(_answer: bytes | None) -> None:
         raise ConnectionError
 
-    turn, found, model = Turn(), list[bytes | None](), loaded(First())
+    turn, found, model = Turn(never), list[bytes | None](), loaded(First())
 
     async def turned() -> None:
         turn.add(Question(model, of(1), breaks), is_last=False)
@@ -136,9 +142,62 @@ def test_a_connection_that_breaks_takes_no_answer_from_others(caplog: pytest.Log
     assert "could not be answered" in caplog.text
 
 
+class Thread:
+    """Runs what is queued when it is told to."""
+
+    def __init__(self) -> None:
+        self.waiting: list[tuple[Runs, NDArray[Any], Future[Floats]]] = []
+
+    def queue(self, network: Runs, pixels: NDArray[Any]) -> "Future[Floats]":
+        self.waiting.append((network, pixels, Future()))
+        return self.waiting[-1][2]
+
+    def run(self) -> None:
+        for network, pixels, answer in self.waiting:
+            try:
+                answer.set_result(network.logits(pixels))
+            except FloatingPointError as error:
+                answer.set_exception(error)
+
+
+def test_what_takes_long_is_run_by_a_thread_together() -> None:
+    thread, network, broken = Thread(), First(cost=LIGHT + 1), Broken(cost=LIGHT + 1)
+    slow, fails, quick = loaded(network), loaded(broken, "model_2"), loaded(First(), "model_3")
+    found: dict[str, bytes | None] = {}
+
+    async def turned() -> None:
+        turn = Turn(thread.queue)
+        for name, model, pictures in (
+            ("one", slow, of(1)),
+            ("fails", fails, of(2)),
+            ("two", slow, of(2, 3)),
+            ("quick", quick, of(4)),
+        ):
+            turn.add(Question(model, pictures, partial(found.__setitem__, name)), is_last=False)
+        await asyncio.sleep(0)
+        assert told(found["quick"])[1] == [4]
+        assert len(found) == 1
+        await asyncio.to_thread(thread.run)
+        await asyncio.sleep(0)
+
+    asyncio.run(turned())
+    assert network.asked == [3]
+    assert [told(found[name])[1] for name in ("one", "two")] == [[1], [2, 3]]
+    assert found["fails"] is None
+
+
+def test_what_finds_no_room_goes_the_long_way() -> None:
+    def full(_network: Runs, _pixels: NDArray[Any]) -> "Future[Floats]":
+        raise Overloaded("full")
+
+    found: list[bytes | None] = []
+    Turn(full).add(Question(loaded(First(cost=LIGHT + 1)), of(1), found.append), is_last=True)
+    assert found == [None]
+
+
 def test_a_turn_begins_anew() -> None:
     network = First()
-    model, turn, found = loaded(network), Turn(), list[bytes | None]()
+    model, turn, found = loaded(network), Turn(never), list[bytes | None]()
 
     async def turned() -> None:
         for _ in range(3):

@@ -20,7 +20,6 @@ from service.api.guards.access import Headed, Visitor
 from service.api.guards.limits import POLICY, REQUEST_ID, SECURITY
 from service.api.guards.rates import Header, RateLimited
 from service.api.predictions import predictions
-from service.batcher import is_light
 from service.errors import Unavailable
 from service.settings import Settings
 from service.store.models import LATEST
@@ -43,7 +42,7 @@ class Express:
         self._app = app
         self._limit = min(settings.max_body_bytes, LARGEST)
         self._reader = Reader(settings.max_images)
-        self.turn = Turn()
+        self.turn = Turn(lambda network, pixels: self._context.batcher.queued(network, pixels))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         reference = _reference(scope)
@@ -103,16 +102,16 @@ class Express:
         is_alone: bool,
     ) -> bool:
         """Whether `answer` is given the answer to a body of a content type: at the end of this turn, or now if it
-        `is_alone`."""
+        `is_alone`, unless it takes long; None if it has to be found the long way after all."""
         try:
             loaded = self._context.classifier.at_hand(reference)
-            if loaded is None or len(body) > self._limit or not is_light(loaded.network, 1):
+            if loaded is None or len(body) > self._limit:
                 return False
             pictures = self._reader.read(body, content_type, loaded.model.preprocessing)
         except Exception:
             log.exception("a prediction is answered the long way")
             return False
-        if pictures is None or not is_light(loaded.network, len(pictures.pixels)):
+        if pictures is None:
             return False
         self.turn.add(Question(loaded, pictures, answer), is_last=is_alone)
         return True

@@ -112,8 +112,8 @@ def _blanks(pixels: NDArray[Any]) -> Sequence[Sequence[str]]:
 
 
 def _png(file: bytes, version: str) -> Pictures | None:
-    """Of a file that holds a header, one piece of data and an end. To a digit that lies as MNIST's do, on black,
-    nothing is to be done."""
+    """Of a file that holds a header, one piece of data and an end. A digit as large as MNIST's, on black, is
+    moved at most."""
     if version != PREPROCESSING_VERSION:
         return None
     length = int.from_bytes(file[33:37], "big")
@@ -127,15 +127,16 @@ def _png(file: bytes, version: str) -> Pictures | None:
     grey: Any = cv2.imdecode(np.frombuffer(file, np.uint8), cv2.IMREAD_UNCHANGED)
     if grey is None or grey.shape != (SIDE, SIDE) or grey.dtype != np.uint8:
         return None
-    pixels = grey.reshape(PIXELS)
+    placed = None
     if (
-        pixels.take(_BORDER).any()
-        or np.maximum.reduce(pixels) < LOW_CONTRAST_BELOW
-        or not digits.lies_as_mnist(grey)
+        not grey.reshape(PIXELS).take(_BORDER).any()
+        and np.maximum.reduce(grey, axis=None) >= LOW_CONTRAST_BELOW
     ):
+        placed = digits.placed(grey)
+    if placed is None:
         digit = digits.prepare(grey, version=version)
         return Pictures(digit.pixels.reshape(1, PIXELS), (digit.warnings,), (True,))
-    return Pictures(pixels.reshape(1, PIXELS), ((),), (True,))
+    return Pictures(placed.reshape(1, PIXELS), ((),), (True,))
 
 
 def _only_file(body: bytes, content_type: bytes) -> bytes | None:

@@ -1,17 +1,23 @@
 """What comes in one turn of the event loop is answered together, when all of it was read: a call of numpy costs about as
-much for sixteen pictures as for one. Nobody waits for others to come; a request that is alone is answered alone."""
+much for sixteen pictures as for one. Nobody waits for others to come; a request that is alone is answered alone.
+
+What takes long is run by the thread of `batcher`, and its answers are given in a later turn."""
 
 import asyncio
 import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from service.api.express.quick import Pictures
 from service.api.predictions import predictions
-from service.batcher import is_light
+from service.batcher import Runs, is_light, room
 from service.classifier import Loaded
+from service.errors import Unavailable
 from service.inference import Floats
 
 log = logging.getLogger(__name__)
@@ -31,10 +37,14 @@ class Question:
         return id(self.loaded), any(self.pictures.judged)
 
 
+Queue = Callable[[Runs, NDArray[Any]], "Future[Floats]"]  # runs a network in a thread; may raise Overloaded
+
+
 class Turn:
     """The questions of a turn that has not ended. Of one event loop."""
 
-    def __init__(self) -> None:
+    def __init__(self, queue: Queue) -> None:
+        self._queue = queue
         self._questions: list[Question] = []
 
     def add(self, question: Question, *, is_last: bool) -> None:
@@ -46,23 +56,36 @@ class Turn:
             asyncio.get_running_loop().call_soon(self.end)
 
     def end(self) -> None:
-        """Answer what there is, in the order of each kind."""
+        """Answer what there is, in the order of each kind, or have it run."""
         questions, self._questions = self._questions, []
-        for together in [questions] if len(questions) == 1 else _kinds(questions):
-            for question, answer in zip(together, _answers(together), strict=True):
-                try:
-                    question.answer(answer)
-                except Exception:  # nobody else is to go without
-                    log.exception("a prediction could not be answered")
+        for together in [questions] if len(questions) <= 1 else _kinds(questions):
+            if together:
+                self._run(together)
+
+    def _run(self, together: Sequence[Question]) -> None:
+        network = together[0].loaded.network
+        pictures = together[0].pictures if len(together) == 1 else _joined(together)
+        try:
+            if is_light(network, len(pictures.pixels)):
+                _answer(together, pictures, network.logits(pictures.pixels))
+                return
+            running = self._queue(network, pictures.pixels)
+        except Exception as error:  # noqa: BLE001  the long way raises it again
+            _refer(together, error)
+            return
+        loop = asyncio.get_running_loop()
+        running.add_done_callback(
+            lambda done: loop.call_soon_threadsafe(_answer_later, together, pictures, done)
+        )
 
 
 def _kinds(questions: Iterable[Question]) -> Iterator[list[Question]]:
-    """Those of one kind, as many at a time as may be answered at once."""
+    """Those of one kind, as many at a time as may be run at once."""
     open_: dict[tuple[int, bool], tuple[int, list[Question]]] = {}
     for question in questions:
         kind, count = question.kind, len(question.pictures.pixels)
         images, together = open_.get(kind, (0, []))
-        if together and not is_light(question.loaded.network, images + count):
+        if together and images + count > room(question.loaded.network):
             yield together
             images, together = 0, []
         open_[kind] = images + count, [*together, question]
@@ -70,21 +93,48 @@ def _kinds(questions: Iterable[Question]) -> Iterator[list[Question]]:
         yield together
 
 
-def _answers(together: Sequence[Question]) -> Sequence[bytes | None]:
-    """Of questions of one kind."""
-    loaded = together[0].loaded
+def _answer_later(together: Sequence[Question], pictures: Pictures, done: "Future[Floats]") -> None:
+    error = done.exception()
+    if error is None:
+        _answer(together, pictures, done.result())
+    else:
+        _refer(together, error)
+
+
+def _answer(together: Sequence[Question], pictures: Pictures, logits: Floats) -> None:
     try:
-        pictures = together[0].pictures if len(together) == 1 else _joined(together)
-        told = described(loaded, pictures, loaded.network.logits(pictures.pixels))
-    except Exception:
-        log.exception("predictions are answered the long way")
-        return [None] * len(together)
-    found, first = [], 0
+        answers = _answers(together, pictures, logits)
+    except Exception as error:  # noqa: BLE001  the long way raises it again
+        _refer(together, error)
+        return
+    for question, answer in zip(together, answers, strict=True):
+        _give(question, answer)
+
+
+def _answers(together: Sequence[Question], pictures: Pictures, logits: Floats) -> list[bytes]:
+    """To each its own part of what is told of all pictures."""
+    loaded, found, first = together[0].loaded, list[bytes](), 0
+    told = described(loaded, pictures, logits)
     for question in together:
         last = first + len(question.pictures.pixels)
         found.append(predictions.answered(loaded.model, told[first:last]))
         first = last
     return found
+
+
+def _refer(together: Sequence[Question], error: BaseException) -> None:
+    """To the long way, which says what is wrong."""
+    if not isinstance(error, Unavailable):
+        log.error("predictions are answered the long way", exc_info=error)
+    for question in together:
+        _give(question, None)
+
+
+def _give(question: Question, answer: bytes | None) -> None:
+    try:
+        question.answer(answer)
+    except Exception:  # nobody else is to go without
+        log.exception("a prediction could not be answered")
 
 
 def _joined(together: Sequence[Question]) -> Pictures:

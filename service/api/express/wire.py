@@ -3,6 +3,7 @@ without a task, a scope and messages for it, which cost as much as all else that
 
 Whatever is not plain, or not to be answered at once, is handed to uvicorn as it would have had it."""
 
+from functools import partial
 from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
@@ -27,10 +28,10 @@ class Wire(HttpToolsProtocol):
         self._reference, self._content_type = "", b""
         self._visitor = Visitor()
         self._asks = self._is_kept = False
+        self._number = 0  # of the question that is asked
 
     def on_message_begin(self) -> None:
-        if self._asks:
-            self._express.turn.end()  # what was asked first is answered first
+        self._settle()  # what was asked first is answered first
         super().on_message_begin()
 
     def on_headers_complete(self) -> None:
@@ -61,8 +62,7 @@ class Wire(HttpToolsProtocol):
         self.transport.close()
 
     def shutdown(self) -> None:
-        if self._asks:
-            self._express.turn.end()
+        self._settle()
         self._hand_over()  # so that the request is finished
         super().shutdown()
 
@@ -96,15 +96,24 @@ class Wire(HttpToolsProtocol):
         if self.flow.write_paused or self.transport.is_closing():
             return False
         self._is_kept, self._asks = self.parser.should_keep_alive(), True
+        self._number += 1
+        answer = partial(self._answered, self._number)
         is_alone = len(self.connections) == 1
-        if not self._express.asked(
-            self._reference, self._content_type, body, self._answered, is_alone=is_alone
-        ):
-            self._asks = False
-            return False
-        return True
+        if self._express.asked(self._reference, self._content_type, body, answer, is_alone=is_alone):
+            return True
+        self._asks = False
+        return False
 
-    def _answered(self, answer: bytes | None) -> None:
+    def _settle(self) -> None:
+        """Have what is asked answered now, or by uvicorn: it keeps the order, and a connection that is to end."""
+        if self._asks:
+            self._express.turn.end()
+        if self._asks:
+            self._answered(self._number, None)
+
+    def _answered(self, number: int, answer: bytes | None) -> None:
+        if number != self._number or not self._asks:
+            return  # it was settled
         self._asks = False
         if self.transport.is_closing():
             self._parts = None
