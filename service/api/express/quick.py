@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from service.api.predictions.uploads import is_pixels_body
 from service.data import digits
-from service.data.digits import BLANK_BELOW, LOW_CONTRAST_BELOW, PIXELS, PREPROCESSING_VERSION, SIDE
+from service.data.digits import BLANK_BELOW, PIXELS, PREPROCESSING_VERSION, SIDE
 
 PNG = b"\x89PNG\r\n\x1a\n"
 # length and name of the header, then 28 x 28, 8 bits of grey, not interlaced
@@ -26,9 +26,6 @@ _RANGES = {  # bits of numbers: of the least that is ink on black, and of the la
     scale: (int(np.float64(top * BLANK_BELOW / 255).view(np.uint64)), int(np.float64(top).view(np.uint64)))
     for scale, top in (("byte", 255.0), ("unit", 1.0))
 }
-_INNER = np.zeros((SIDE, SIDE), dtype=bool)
-_INNER[1:-1, 1:-1] = True
-_BORDER = np.flatnonzero(~_INNER)
 
 
 @dataclass(slots=True)
@@ -127,12 +124,9 @@ def _png(file: bytes, version: str) -> Pictures | None:
     grey: Any = cv2.imdecode(np.frombuffer(file, np.uint8), cv2.IMREAD_UNCHANGED)
     if grey is None or grey.shape != (SIDE, SIDE) or grey.dtype != np.uint8:
         return None
-    placed = None
-    if (
-        not grey.reshape(PIXELS).take(_BORDER).any()
-        and np.maximum.reduce(grey, axis=None) >= LOW_CONTRAST_BELOW
-    ):
-        placed = digits.placed(grey)
+    left, top, width, height = cv2.boundingRect(grey)  # of what is not black
+    has_border = left > 0 and left + width < SIDE and top > 0 and top + height < SIDE
+    placed = digits.placed(grey) if has_border else None  # whose ink is strong enough for no warning
     if placed is None:
         digit = digits.prepare(grey, version=version)
         return Pictures(digit.pixels.reshape(1, PIXELS), (digit.warnings,), (True,))
