@@ -40,7 +40,7 @@ $(VENV)/.train: pyproject.toml constraints.txt | $(BIN)/uv
 
 $(VENV)/.dev: pyproject.toml constraints.txt | $(BIN)/uv
 	@echo "Installing numeral with PyTorch and the development tools into $(VENV) ..."
-	$(INSTALL) '.[train,dev]'
+	$(INSTALL) '.[train,otel,dev]'
 	@touch $@
 
 $(VENV)/.bench: pyproject.toml constraints.txt | $(BIN)/uv

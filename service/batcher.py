@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from service.errors import Unavailable
 from service.inference import Floats
+from service.meter import Meter
 
 LIGHT = (
     2_000_000  # multiplications that take less than a tenth of a millisecond, about what a hand-over costs
@@ -50,9 +51,10 @@ class _Waiting:
 class Batcher:
     """Runs networks; any thread may ask. It works between `start` and `close`."""
 
-    def __init__(self, max_waiting: int) -> None:
+    def __init__(self, max_waiting: int, meter: Meter | None = None) -> None:
         """`max_waiting` images may wait at a time; a single request may bring more while none do."""
         self._max_waiting = max_waiting
+        self._meter = meter or Meter()
         self._queue: deque[_Waiting] = deque()
         self._images = 0  # in the queue
         self._changed = threading.Condition()
@@ -72,19 +74,23 @@ class Batcher:
     async def logits(self, network: Runs, pixels: NDArray[Any]) -> Floats:
         """(n, classes) of (n, 784). Raises Overloaded."""
         if is_light(network, len(pixels)):
-            return network.logits(pixels)
+            return self._now(network, pixels)
         return await asyncio.wrap_future(self.queued(network, pixels))
 
     def logits_in_thread(self, network: Runs, pixels: NDArray[Any]) -> Floats:
         """The same for a caller that may wait."""
         if is_light(network, len(pixels)):
-            return network.logits(pixels)
+            return self._now(network, pixels)
         return self.queued(network, pixels).result()
 
     @property
     def waiting(self) -> int:
         """Images in the queue."""
         return self._images
+
+    def _now(self, network: Runs, pixels: NDArray[Any]) -> Floats:
+        self._meter.ran(len(pixels))
+        return network.logits(pixels)
 
     def queued(self, network: Runs, pixels: NDArray[Any]) -> "Future[Floats]":
         """The same, of whatever size, when its turn has come. Raises Overloaded."""
@@ -99,6 +105,7 @@ class Batcher:
                 )
             self._queue.append(one)
             self._images += len(pixels)
+            self._meter.waiting(self._images)
             self._changed.notify()
         return one.answer
 
@@ -109,6 +116,7 @@ class Batcher:
                 return
             batch = [one for one in batch if one.answer.set_running_or_notify_cancel()]
             if batch:
+                self._meter.ran(sum(len(one.pixels) for one in batch))
                 _run(batch)
 
     def _next(self) -> list[_Waiting]:
@@ -128,6 +136,7 @@ class Batcher:
                 batch.append(self._queue.popleft())
                 images += len(batch[-1].pixels)
             self._images -= images
+            self._meter.waiting(self._images)
             return batch
 
 

@@ -23,7 +23,7 @@ from celery import Celery, signals
 from starlette.types import Scope
 from threadpoolctl import threadpool_limits
 
-from service import queue
+from service import queue, tracing
 from service.api.predictions.archives import Archive
 from service.api.predictions.batches import Batch as Images
 from service.api.predictions.batches import Way
@@ -35,12 +35,14 @@ from service.classifier import Classifier, Loaded
 from service.data.digits import PIXELS
 from service.errors import ServiceError, Unavailable
 from service.lease import Heartbeat, Lease
+from service.meter import Meter
 from service.settings import Settings
 from service.store import batches, blobs, workers
 from service.store.batches import QUEUE, Batch, Hold, Kind
 from service.store.blobs import Damaged
 from service.store.database import Database
 from service.store.leases import LeaseLost
+from service.trail import Following
 
 FILES_A_CHUNK = 64  # of an archive: a photograph takes many times as long as pixels
 RETRY_SECONDS = 1.0
@@ -74,7 +76,11 @@ class Process:
             log.info("%s is not queued: nothing to do", batch_id)
             return
         with self.heartbeat.holding(Hold(batch.id, batch.attempt), claimed_at=claimed_at) as lease:
-            Attempt(self, batch, lease).run()
+            about = Following(
+                batch.traceparent, request_id=batch.request_id, batch_id=batch.id, attempt=batch.attempt
+            )
+            with about, tracing.span("read batch", batch_id=batch.id, attempt=batch.attempt):
+                Attempt(self, batch, lease).run()
 
 
 class Attempt:
@@ -197,10 +203,12 @@ def run(settings: Settings) -> None:
     # as in an API process, whose answers these are
     threadpool_limits(limits=1)
     cv2.setNumThreads(1)
+    tracing.begin(settings, "batches")
     db = Database(settings.database)
     app = queue.celery(settings)
     name = f"{socket.gethostname()}:{os.getppid()}:{os.getpid()}"
     leaving = threading.Event()
+    meter = Meter()
     heartbeat = Heartbeat(
         db,
         name=name,
@@ -208,10 +216,11 @@ def run(settings: Settings) -> None:
         queues=(QUEUE,),
         lease_seconds=settings.lease_seconds,
         on_idle=partial(_watch, settings, db),
+        figures=lambda: {"images": meter.read().batches.sum},
     )
-    batcher = Batcher(settings.max_waiting_images)
+    batcher = Batcher(settings.max_waiting_images, meter)
     process = Process(
-        settings, db, name, Classifier(db), batcher, heartbeat, leaving, partial(queue.ring, app)
+        settings, db, name, Classifier(db, meter=meter), batcher, heartbeat, leaving, partial(queue.ring, app)
     )
     heartbeat.start()
     batcher.start()
@@ -222,6 +231,7 @@ def run(settings: Settings) -> None:
         heartbeat.close()
         workers.gone(db, name)
         db.close()
+        tracing.end()
 
 
 def _leave(_number: int, _frame: FrameType | None) -> None:

@@ -7,7 +7,7 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -20,6 +20,7 @@ from service.confidence import Calibration, Predicted
 from service.data.digits import PIXELS, VERSIONS
 from service.errors import Conflict, NotFound, Unavailable
 from service.inference import Floats, NumpyNetwork
+from service.meter import Meter
 from service.quantized import QuantizedNetwork, Trial
 from service.spec import TrainingSpec
 from service.store import checkpoints, models
@@ -81,18 +82,25 @@ class Loaded:
     network: Runs
     exact: NumpyNetwork
     calibration: Calibration | None = None
+    meter: Meter = field(default_factory=Meter)  # what it says is counted there
 
     def predicted(self, logits: Floats, pixels: NDArray[Any]) -> Predicted:
         """What the model says of pictures, (n, 784) from 0 to 255, by its network's logits of them."""
-        return confidence.predicted(logits, pixels, self.calibration)
+        found = confidence.predicted(logits, pixels, self.calibration)
+        if len(found.labels) == 1:
+            self.meter.predicted_one(found.labels[0], found.confidences[0])
+        else:
+            self.meter.predicted(found.labels, found.confidences)
+        return found
 
 
 class Classifier:
     """The models that this process serves. Any thread may ask."""
 
-    def __init__(self, db: Database, far: Far | None = None) -> None:
+    def __init__(self, db: Database, far: Far | None = None, meter: Meter | None = None) -> None:
         """`far` where there is a GPU to serve with."""
         self._db, self._far = db, far
+        self._meter = meter or Meter()
         self._kept: OrderedDict[str, Loaded] = OrderedDict()  # by model id, least recently used first
         self._pointers: dict[str, str] = {}  # a name -> the model id that it stands for here
         self._wanted: dict[str, str] = {}  # the same by the database
@@ -230,7 +238,7 @@ class Classifier:
             network: Runs = _fastest(model, weights, exact)
             if self._far is not None:
                 network = _placed(model, network, exact, self._far(weights.spec, weights.arrays))
-            loaded = Loaded(model, network, exact, Calibration.of_json(model.calibration))
+            loaded = Loaded(model, network, exact, Calibration.of_json(model.calibration), self._meter)
             self._keep(loaded)
             return loaded
 

@@ -51,13 +51,17 @@ class Predicted:
         self._calibration, self._pixels, self._logits = calibration, pixels, logits
         self._temperature = 1.0 if calibration is None else calibration.temperature
         self.labels: list[int]
+        self.confidences: list[float]
+        """of the likeliest classes"""
         self.probabilities: Floats
         """(n, classes), calibrated where the model is"""
         if len(logits) == 1:
             label, shares = _of_one(logits[0].tolist(), self._temperature)
-            self.labels, self.probabilities = [label], np.array([shares], np.float32)
+            self.labels, self.confidences = [label], [shares[label]]
+            self.probabilities = np.array([shares], np.float32)
         else:
             self.labels, self.probabilities = logits.argmax(axis=1).tolist(), softmax(self._softened)
+            self.confidences = self.probabilities.max(axis=1).tolist()
 
     @property
     def _softened(self) -> Floats:

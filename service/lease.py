@@ -4,7 +4,7 @@ the process lives."""
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
@@ -55,7 +55,7 @@ class Lease(Generic[H_co]):
 
 class Heartbeat(threading.Thread):
     """Beats at least every ten seconds, and six times a lease. `on_idle` is called at each beat without
-    anything in hand, with the seconds since the last time."""
+    anything in hand, with the seconds since the last time; `figures` are what the process has counted."""
 
     def __init__(
         self,
@@ -66,6 +66,7 @@ class Heartbeat(threading.Thread):
         queues: Sequence[str],
         lease_seconds: float,
         on_idle: Callable[[float], None],
+        figures: Callable[[], Mapping[str, float]] | None = None,
     ) -> None:
         super().__init__(name="heartbeat", daemon=True)
         self._db = db
@@ -74,6 +75,7 @@ class Heartbeat(threading.Thread):
         self._queues = tuple(queues)
         self._lease_seconds = lease_seconds
         self._on_idle = on_idle
+        self._figures = figures
         self._interval = min(HEARTBEAT_SECONDS, lease_seconds / 6)
         self._leases: tuple[Lease[Held], ...] = ()  # changed by the working thread alone, and as a whole
         self._idle_since = time.monotonic()
@@ -112,7 +114,10 @@ class Heartbeat(threading.Thread):
             if not lease.refused.is_set():  # of jobs together, that of one that has ended
                 self._try_to_renew(lease)
         held_id = leases[0].attempt.held_id if leases else None
-        workers.seen(self._db, self._worker, queues=self._queues, device=self.device, job_id=held_id)
+        figures = None if self._figures is None else self._figures()
+        workers.seen(
+            self._db, self._worker, queues=self._queues, device=self.device, job_id=held_id, figures=figures
+        )
         if not leases:
             self._on_idle(time.monotonic() - self._idle_since)
 

@@ -16,6 +16,7 @@ from celery import Celery
 
 from service import queue
 from service.errors import Unavailable
+from service.meter import Meter
 from service.settings import Settings
 from service.store import attempts, batches, garbage, jobs, workers
 from service.store.attempts import Attempt
@@ -78,6 +79,7 @@ class Reconciler(threading.Thread):
         settings: Settings,
         db: Database,
         app: Celery,
+        meter: Meter | None = None,
         *,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -85,6 +87,7 @@ class Reconciler(threading.Thread):
         self._settings = settings
         self._db = db
         self._app = app
+        self._meter = meter or Meter()
         self._clock = clock
         self._closing = threading.Event()
         self._watched: dict[tuple[str, int, float], float] = {}  # a lease as read -> since when, our clock
@@ -92,12 +95,15 @@ class Reconciler(threading.Thread):
 
     def run(self) -> None:
         while not self._closing.wait(self._settings.reconcile_seconds):
+            failed = True
             try:
                 self.round()
+                failed = False
             except Unavailable as error:
                 log.warning("reconciling later: %s", error.detail)
             except Exception:
                 log.exception("a round of the reconciler failed")
+            self._meter.reconciled(failed=failed)
 
     def close(self) -> None:
         self._closing.set()
@@ -110,6 +116,7 @@ class Reconciler(threading.Thread):
         if self._clock() >= self._garbage_at:
             self._garbage_at = self._clock() + GARBAGE_EVERY_SECONDS
             garbage.collect(self._db)
+            self._meter.acted("collected")
             workers.forget_old(self._db)
 
     def _take_back(self) -> None:
@@ -125,6 +132,7 @@ class Reconciler(threading.Thread):
                 continue
             lost = held[lease]()
             if lost is not None:
+                self._meter.acted("taken_back")
                 log.warning("%s: its worker fell silent; it is %s now", lost.id, lost.state)
 
     def _held(self, kind: Kind[R]) -> dict[tuple[str, int, float], Callable[[], R | None]]:
@@ -159,4 +167,5 @@ class Reconciler(threading.Thread):
                 chosen.append(row)
         rung = queue.ring_all(self._app, chosen, mark=partial(kind.mark_rung, self._db))
         if rung:
+            self._meter.acted("rung_again", rung)
             log.info("rang again for %d of what is queued", rung)

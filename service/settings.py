@@ -183,12 +183,33 @@ class Settings(BaseSettings):
     log_level: Annotated[
         Literal["debug", "info", "warning", "error"], Field(description="Least severe line that is logged.")
     ] = "info"
+    log_format: Annotated[
+        Literal["auto", "json", "console"],
+        Field(
+            description="How lines are written to standard error: json, an object a line; console, for people; auto: "
+            "console at a terminal, else json."
+        ),
+    ] = "auto"
+    otlp_endpoint: Annotated[
+        str | None,
+        Field(
+            description="Where an OpenTelemetry collector takes OTLP over HTTP, such as `http://collector:4318`; asks "
+            "for `numeral[otel]`. Unset: nothing is traced."
+        ),
+    ] = None
 
     @field_validator("database_url")
     @classmethod
     def _supported(cls, url: SecretStr | None) -> SecretStr | None:
         if url is not None and not url.get_secret_value().startswith(DATABASES):
             raise ValueError(f"must begin with one of {', '.join(DATABASES)}")
+        return url
+
+    @field_validator("otlp_endpoint")
+    @classmethod
+    def _endpoint(cls, url: str | None) -> str | None:
+        if url is not None and not url.startswith(("http://", "https://")):
+            raise ValueError("must begin with http:// or https://, such as http://collector:4318")
         return url
 
     @field_validator("trusted_hosts", "cors_origins", mode="before")

@@ -18,7 +18,7 @@ from billiard import current_process, set_start_method
 from billiard.exceptions import WorkerLostError
 from celery import Celery, signals
 
-from service import lifeline, queue
+from service import lifeline, queue, tracing
 from service.errors import ServiceError
 from service.lease import Heartbeat
 from service.settings import Settings
@@ -28,6 +28,7 @@ from service.store.database import Database
 from service.store.jobs import Job
 from service.versions import code_version
 from worker import device, tasks
+from worker.figures import Figures, gpu
 from worker.leaving import Leaving
 from worker.process import Process
 
@@ -110,8 +111,10 @@ class Worker:
         threads = settings.threads or max(1, (os.cpu_count() or 1) // self._size)
         device.set_threads(threads)
         device.warm_up(chosen)
+        tracing.begin(settings, "worker")
         db = Database(settings.database)
         name = f"{socket.gethostname()}:{os.getppid()}:{os.getpid()}"
+        figures = Figures(gpu(chosen))
         heartbeat = Heartbeat(
             db,
             name=name,
@@ -119,14 +122,16 @@ class Worker:
             queues=self._queues,
             lease_seconds=settings.lease_seconds,
             on_idle=lambda seconds: self._watch(db, seconds),
+            figures=figures.read,
         )
-        return Process(settings, db, name, chosen, threads, heartbeat, self._leaving, self._ring)
+        return Process(settings, db, name, chosen, threads, heartbeat, self._leaving, self._ring, figures)
 
     def _end_child(self, **_: Any) -> None:
         if self._process is not None:
             self._process.heartbeat.close()
             workers.gone(self._process.db, self._process.name)
             self._process.db.close()
+            tracing.end()
 
     def _leave(self, **_: Any) -> None:
         self._leaving.set()

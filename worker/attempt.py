@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from service import answers
+from service import answers, tracing
 from service.checkpoints import (
     CorruptCheckpoint,
     Snapshot,
@@ -35,6 +35,8 @@ from service.store.events import Telling
 from service.store.jobs import Job, State
 from service.store.leases import LeaseLost
 from service.store.reports import Draft
+from service.tracing import Span
+from service.trail import Following
 from service.versions import code_version
 from worker.budget import Trial, seconds_of, steps_within
 from worker.committee import fit
@@ -69,10 +71,19 @@ class Training:
         self._together = 1
         self._began = time.monotonic()
         self._newest: Report | None = None
+        self._told_step = 0  # up to which the process's figures know of the steps
         self._saved_at = self._polled_at = -float("inf")
         self._saved: Checkpoint | None = None
         self._dataset_sha256 = ""
         self._precision = ""
+        Span("queued", job.traceparent, since=job.queued_at).end()
+        self._span = Span("train", job.traceparent)
+        self._span.tell(
+            {"job_id": job.id, "attempt": job.attempt, "device": job.device, "preset": job.preset}
+        )
+        self._about = Following(
+            self._span.traceparent, request_id=job.request_id, job_id=job.id, attempt=job.attempt
+        )
 
     @property
     def job(self) -> Job:
@@ -98,6 +109,14 @@ class Training:
     def in_hand(self, work: Callable[[], object]) -> bool:
         """Do the work, and leave the job in one of its states whatever happens; a job that is no longer ours is left
         alone. Whether there is more to do: the work said so, and did not fail."""
+        with self._about:
+            is_unfinished = self._done(work)
+        if not is_unfinished:
+            self._span.tell({"steps": 0 if self._newest is None else self._newest.step})
+            self._span.end()
+        return is_unfinished
+
+    def _done(self, work: Callable[[], object]) -> bool:
         try:
             return bool(work())
         except LeaseLost as lost:
@@ -115,6 +134,7 @@ class Training:
         return False
 
     def _fail(self, code: str, detail: str) -> None:
+        self._span.fail(f"{code}: {detail}")
         try:
             if self._newest is not None:
                 self._write_rest(self._newest)  # the last figures tell most of why
@@ -133,16 +153,18 @@ class Training:
 
     def _train(self) -> None:
         set_threads(threads_for(self._spec, self._process.threads))
-        data = self._process.data(self._spec)
+        with tracing.span("load data", dataset=self._spec.dataset.name):
+            data = self._process.data(self._spec)
         teacher = self._lease.patiently(lambda: teacher_of(self._db, self._spec))
         planned = self._planned(data, teacher)
         if planned is None:
             return
         self.begin(planned, data)
         resume = self._lease.patiently(self._resume)
-        for report in fit(planned, data, device=data.device, resume=resume, teacher=teacher):
-            if not self.take(report):
-                return
+        with tracing.span("fit"):
+            for report in fit(planned, data, device=data.device, resume=resume, teacher=teacher):
+                if not self.take(report):
+                    return
 
     def begin(self, planned: TrainingSpec, data: Resident, *, together: int = 1) -> bool:
         """The number of steps is known, and so is how many are trained together. True: there is all to do."""
@@ -244,6 +266,8 @@ class Training:
     def _note(self, report: Report) -> State | None:
         """Take the report in, and write when it is time. Returns the job's state when it was looked at."""
         self._lease.require()
+        if self._newest is None:
+            self._told_step = report.step
         self._newest = report
         self._record.take(report)
         if self._record.write_due(report):
@@ -253,6 +277,9 @@ class Training:
         return None
 
     def _write(self, report: Report) -> State:
+        plan, steps = self._spec.plan, report.step - self._told_step
+        self._process.figures.trained(steps, steps * plan.examples / plan.steps_per_pass)
+        self._told_step = report.step
         progress, points, figures, curves = self._record.hand_over(report)
         return self._lease.patiently(
             lambda: attempts.write_progress(
@@ -304,7 +331,8 @@ class Training:
 
     def _finish(self, report: Report) -> None:
         header, weights = self._store(report, "final")
-        draft = self._evaluated(weights)
+        with tracing.span("evaluate"):
+            draft = self._evaluated(weights)
         model = self._lease.patiently(
             lambda: models.finish(
                 self._db,
@@ -360,6 +388,10 @@ class Training:
 
     def _store(self, report: Report, reason: checkpoints.Reason) -> tuple[Checkpoint, bytes]:
         """The stored checkpoint, and its weights file."""
+        with tracing.span("store checkpoint", step=report.step, reason=reason):
+            return self._stored(report, reason)
+
+    def _stored(self, report: Report, reason: checkpoints.Reason) -> tuple[Checkpoint, bytes]:
         self._write_rest(report)
         snapshot = report.snapshot()
         weights, state = self._encoded(snapshot)

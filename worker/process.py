@@ -12,6 +12,7 @@ from service.spec import TrainingSpec
 from service.store.database import Database
 from service.store.jobs import Job
 from worker.device import Resident, place, resolve
+from worker.figures import Figures
 from worker.leaving import Leaving
 
 
@@ -34,6 +35,7 @@ class Process:
     heartbeat: Heartbeat
     leaving: Leaving  # set when the worker is told to stop
     ring: Callable[[Job], None]
+    figures: Figures = field(default_factory=Figures)
     _resident: tuple[Hashable, Resident] | None = field(default=None, repr=False)
 
     def device_for(self, spec: TrainingSpec) -> torch.device:

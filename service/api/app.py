@@ -13,9 +13,10 @@ from fastapi import Depends, FastAPI
 from fastapi.concurrency import contextmanager_in_threadpool
 from fastapi.routing import APIRoute
 from pydantic.json_schema import models_json_schema
+from starlette.routing import Route
 
-from service import admin_key, queue
-from service.api import catalog, health, keys, models, problems, session, status
+from service import admin_key, queue, tracing
+from service.api import catalog, health, keys, metrics, models, problems, session, status
 from service.api.bodies import known_parameters
 from service.api.context import Context
 from service.api.examples import Shelf
@@ -23,6 +24,7 @@ from service.api.feed import EventFeed
 from service.api.guards import access, origins, scopes
 from service.api.guards.access import Access, authorized
 from service.api.guards.limits import BodyLimit, RequestIdentity
+from service.api.guards.measured import Measured
 from service.api.inference import inference_protocol
 from service.api.jobs import checkpoints, compare, events, jobs, plots, previews, reports, submissions
 from service.api.pictures import Studio
@@ -31,6 +33,7 @@ from service.api.statistics import Statistics
 from service.api.sweeps import sweep_pictures, sweeps
 from service.batcher import Batcher
 from service.classifier import Classifier, Far
+from service.meter import Meter
 from service.queue import Doorbell
 from service.reconciler import Reconciler
 from service.settings import Settings, SettingsError
@@ -49,7 +52,7 @@ log = logging.getLogger(__name__)
 NOUNS = (
     *(jobs, events, checkpoints, reports, compare, plots, sweeps, sweep_pictures, previews, models),
     *(predictions, explanations, readings, streams, bulk, inference_protocol, catalog, status, keys, session),
-    health,
+    *(metrics, health),
 )
 
 
@@ -82,13 +85,27 @@ class Api(FastAPI):
         return self.openapi_schema or described
 
 
-def create_app(settings: Settings) -> FastAPI:
+def new_meter(processes: int = 1) -> Meter:
+    """For the requests of every route, by so many processes."""
+    routers = [pages.routes(dict), *(noun.router.routes for noun in NOUNS)]
+    found = {
+        (method, route.path_format): None
+        for routes in routers
+        for route in routes
+        if isinstance(route, Route)
+        for method in sorted(route.methods or ())
+    }
+    return Meter(tuple(found), rows=processes)
+
+
+def create_app(settings: Settings, meter: Meter | None = None) -> FastAPI:
     """The application; nothing is opened before it starts."""
+    meter = meter or new_meter()
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         async with (
-            contextmanager_in_threadpool(_wired(settings)) as context,
+            contextmanager_in_threadpool(_wired(settings, meter)) as context,
             context.feed.running(),
         ):
             app.state.context = context
@@ -112,7 +129,10 @@ def create_app(settings: Settings) -> FastAPI:
     shown = pages.routes(app.openapi)
     access.install(app, settings, [*scopes.check(noun.router for noun in NOUNS), *shown])
     origins.install(app, settings)
-    app.add_middleware(RequestIdentity)  # the last added is the outermost
+    app.add_middleware(RequestIdentity)
+    app.add_middleware(
+        Measured, meter=meter, pages=[page for page in shown if isinstance(page, Route)]
+    )  # the last added is the outermost
     for noun in NOUNS:
         app.include_router(noun.router)
     app.router.routes[:0] = shown  # first, since `/` is a page to who asks for HTML
@@ -125,10 +145,12 @@ def _operation_id(route: APIRoute) -> str:
 
 
 @contextmanager
-def _wired(settings: Settings) -> Iterator[Context]:
+def _wired(settings: Settings, meter: Meter) -> Iterator[Context]:
     """Open everything, close it in the opposite order."""
     cv2.setNumThreads(1)  # requests are its parallelism; threads within one would wait for each other
     with ExitStack() as closing:
+        tracing.begin(settings, "api")
+        closing.callback(tracing.end)
         log.info("the engine is %s", code_version())  # told now: its sources may be replaced while it runs
         db = Database(settings.database)
         closing.callback(db.close)
@@ -138,10 +160,10 @@ def _wired(settings: Settings) -> Iterator[Context]:
         app = queue.celery(settings)
         closing.callback(app.close)
         doorbell = Doorbell(app)
-        reconciler = Reconciler(settings, db, app)
-        classifier = Classifier(db, _far(settings))
-        batcher = Batcher(settings.max_waiting_images)
-        for part in (doorbell, reconciler, classifier, batcher):
+        reconciler = Reconciler(settings, db, app, meter)
+        classifier = Classifier(db, _far(settings), meter)
+        batcher = Batcher(settings.max_waiting_images, meter)
+        for part in (meter, doorbell, reconciler, classifier, batcher):
             part.start()
             closing.callback(part.close)
         feed, studio, shelf = EventFeed(db), Studio(), Shelf(settings)
@@ -157,6 +179,7 @@ def _wired(settings: Settings) -> Iterator[Context]:
             shelf,
             statistics,
             Access(settings, db),
+            meter,
             decoding=Lock(),
         )
 

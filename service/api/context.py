@@ -13,6 +13,7 @@ from service.api.pictures import Studio
 from service.api.statistics import Statistics
 from service.batcher import Batcher
 from service.classifier import Classifier
+from service.meter import Meter
 from service.queue import Doorbell
 from service.settings import Settings
 from service.store.database import Database
@@ -32,6 +33,7 @@ class Context:
     shelf: Shelf
     statistics: Statistics
     access: Access
+    meter: Meter
     decoding: Lock  # one at a time: a network's weights, an archive's directory may be hundreds of megabytes
 
 

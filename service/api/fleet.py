@@ -22,14 +22,15 @@ log = logging.getLogger(__name__)
 
 
 class Fleet:
-    """`size` processes that each do `work` with a listening socket, and the one that tends them. For a process with
+    """`size` processes that each do `work` with a listening socket and a number below `size`, and the one that tends them. For a process with
     one thread, as they are forked: what is imported by then they have in common."""
 
-    def __init__(self, host: str, port: int, size: int, work: Callable[[socket.socket], None]) -> None:
+    def __init__(self, host: str, port: int, size: int, work: Callable[[socket.socket, int], None]) -> None:
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         self.socket = socket.create_server((host, port), family=family, backlog=BACKLOG)
         self._size, self._work = size, work
         self._began: dict[int, float] = {}  # by process id
+        self._numbers: dict[int, int] = {}  # likewise; who takes a process's place takes its number
         self._stopping = False
 
     def run(self) -> int:
@@ -38,11 +39,11 @@ class Fleet:
         failure = 0
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._stop)
-        for _ in range(self._size):
-            self._start()
+        for place in range(self._size):
+            self._start(place)
         while self._began:
             pid, status = os.wait()
-            began = self._began.pop(pid, None)
+            began, place = self._began.pop(pid, None), self._numbers.pop(pid, 0)
             if began is None or self._stopping:
                 continue
             code = os.waitstatus_to_exitcode(status)
@@ -52,7 +53,7 @@ class Fleet:
                 continue
             log.error("an API process ended with status %s: starting another", code)
             time.sleep(max(0.0, began + RESTART_SECONDS - time.monotonic()))
-            self._start()
+            self._start(place)
         return failure
 
     def _stop(self, _number: int = 0, _frame: FrameType | None = None) -> None:
@@ -61,7 +62,7 @@ class Fleet:
             with suppress(ProcessLookupError):  # it has ended, and was not yet taken from the list
                 os.kill(pid, signal.SIGTERM)
 
-    def _start(self) -> None:
+    def _start(self, number: int) -> None:
         # a signal between the fork and the note of it would miss the new process
         signals = {signal.SIGTERM, signal.SIGINT}
         signal.pthread_sigmask(signal.SIG_BLOCK, signals)
@@ -69,13 +70,13 @@ class Fleet:
             parent = os.getpid()
             pid = 0 if self._stopping else os.fork()
             if pid:
-                self._began[pid] = time.monotonic()
+                self._began[pid], self._numbers[pid] = time.monotonic(), number
             elif not self._stopping:
-                self._child(parent, signals)
+                self._child(parent, signals, number)
         finally:
             signal.pthread_sigmask(signal.SIG_UNBLOCK, signals)
 
-    def _child(self, parent: int, signals: set[signal.Signals]) -> NoReturn:
+    def _child(self, parent: int, signals: set[signal.Signals], place: int) -> NoReturn:
         status = 1
         try:
             for number in signals:
@@ -84,7 +85,7 @@ class Fleet:
             signal.signal(signal.SIGINT, signal.SIG_IGN)
             signal.pthread_sigmask(signal.SIG_UNBLOCK, signals)
             lifeline.die_with_parent(signal.SIGTERM, parent=parent)
-            self._work(self.socket)
+            self._work(self.socket, place)
             status = 0
         except SystemExit as leaving:
             status = leaving.code if isinstance(leaving.code, int) else 1

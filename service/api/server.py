@@ -12,10 +12,11 @@ from types import FrameType
 import uvicorn
 from threadpoolctl import threadpool_limits
 
-from service.api.app import create_app
+from service.api.app import create_app, new_meter
 from service.api.express.express import Express
 from service.api.express.wire import Wire
 from service.api.fleet import STARTUP_FAILURE, Fleet
+from service.meter import Meter
 from service.settings import Settings
 
 GRACE_SECONDS = 5
@@ -28,12 +29,13 @@ log = logging.getLogger(__name__)
 class Server(uvicorn.Server):
     """One that says where it listens, and ends event streams first when it is told to stop."""
 
-    def __init__(self, settings: Settings, *, announces: bool = True) -> None:
+    def __init__(self, settings: Settings, meter: Meter | None = None, *, announces: bool = True) -> None:
         self._announces = announces
-        self.application = create_app(settings)
+        meter = meter or new_meter()
+        self.application = create_app(settings, meter)
         super().__init__(
             uvicorn.Config(
-                Express(self.application, settings),
+                Express(self.application, settings, meter),
                 http=Wire,
                 host=settings.host,
                 port=settings.port,
@@ -82,9 +84,12 @@ def serve(settings: Settings) -> None:
             Server(settings).run()
         return
 
-    def work(listening: socket.socket) -> None:
+    meter = new_meter(settings.api_processes)
+
+    def work(listening: socket.socket, number: int) -> None:
         signal.signal(signal.SIGTERM, _leave)
-        Server(settings, announces=False).run(sockets=[listening])
+        meter.take(number)
+        Server(settings, meter, announces=False).run(sockets=[listening])
 
     try:
         fleet = Fleet(settings.host, settings.port, settings.api_processes, work)

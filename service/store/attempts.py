@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from sqlalchemy import ColumnElement, Connection, and_, case, null, or_, select
 
-from service.store import tables
+from service.store import setbacks, tables
 from service.store.database import Database, insert_new, now
 from service.store.events import Telling, change, hold
 from service.store.jobs import ACTIVE, Job, JobLost, State
@@ -193,7 +193,7 @@ def tell(db: Database, attempt: Attempt, *tellings: Telling, values: Mapping[str
 def fail(db: Database, attempt: Attempt, *, code: str, detail: str, runtime: float) -> None:
     """End the job: it cannot succeed. Raises JobLost."""
     error = {"code": code, "detail": detail}
-    _end(db, attempt, "failed", runtime, {"error": error}, {"error": error})
+    _end(db, attempt, "failed", runtime, {"error": error}, {"error": error}, cause=code)
 
 
 def cancelled(db: Database, attempt: Attempt, *, runtime: float) -> None:
@@ -208,6 +208,8 @@ def _end(
     runtime: float,
     values: Mapping[str, Any],
     data: Mapping[str, Any],
+    *,
+    cause: str | None = None,
 ) -> None:
     told = {"state": terminal, **data}
     with db.write() as connection:
@@ -220,6 +222,8 @@ def _end(
         )
         if row is None:
             raise lost(attempt)
+        if cause is not None:
+            setbacks.note(connection, "job", terminal, cause)
 
 
 def paused(db: Database, attempt: Attempt, *, runtime: float) -> bool:
@@ -239,7 +243,7 @@ def release(db: Database, attempt: Attempt, *, runtime: float) -> Job:
     """Hand the job back because the worker is told to leave; costs the job nothing. Returns it as it is
     then. Raises JobLost."""
     with db.write() as connection:
-        job_now = _give_up(connection, attempt.holds, _let_go(runtime), crashed=0, reason="worker_left")
+        job_now = _give_up(connection, attempt.holds, _let_go(runtime), crashed=0, reason=setbacks.LEFT)
         if job_now is None:
             raise lost(attempt)
         return job_now
@@ -287,6 +291,7 @@ def _give_up(
             tellings.append(("end", {"state": becomes, **({"error": error} if "error" in extra else {})}))
         row = change(connection, and_(where, condition), common | extra | {"state": becomes}, *tellings)
         if row is not None:
+            setbacks.note(connection, "job", becomes, reason)
             return Job.of(row)
     return None
 

@@ -17,8 +17,9 @@ from typing import Any, ClassVar, Literal
 
 from sqlalchemy import ColumnElement, Connection, and_, delete, func, insert, null, or_, select, update
 
+from service import trail
 from service.errors import Conflict, NotFound
-from service.store import blobs, jobs
+from service.store import blobs, jobs, setbacks
 from service.store.database import Database, now
 from service.store.identifiers import new_id
 from service.store.jobs import CLOCK_SECONDS, Idempotency
@@ -60,6 +61,8 @@ class Batch:
     created_at: float
     started_at: float | None
     finished_at: float | None
+    request_id: str | None
+    traceparent: str | None
 
     queue: ClassVar[str] = QUEUE
     priority: ClassVar[int] = 5
@@ -135,6 +138,8 @@ def submit(
             "max_attempts": max_attempts,
             "queued_at": now(),
             "created_at": now(),
+            "request_id": trail.request_id(),
+            "traceparent": trail.here().traceparent,
         }
         row = connection.execute(insert(batch).values(values).returning(*batch.c)).one()
         made = Batch.of(row)
@@ -237,12 +242,15 @@ def fail(db: Database, hold: Hold, *, code: str, detail: str) -> None:
     """End the batch: it cannot succeed. Raises LeaseLost."""
     with db.write() as connection:
         _change(connection, hold, _ended("failed") | {"error": {"code": code, "detail": detail}})
+        setbacks.note(connection, "batch", "failed", code)
 
 
 def release(db: Database, hold: Hold) -> Batch:
     """Hand the batch back; costs it nothing. Raises LeaseLost."""
     with db.write() as connection:
-        return _change(connection, hold, _QUEUED)
+        queued = _change(connection, hold, _QUEUED)
+        setbacks.note(connection, "batch", "queued", setbacks.LEFT)
+        return queued
 
 
 def worker_lost(db: Database, hold: Hold, *, reason: str, lease_until: float) -> Batch | None:
@@ -261,6 +269,7 @@ def worker_lost(db: Database, hold: Hold, *, reason: str, lease_until: float) ->
                 .returning(*batch.c)
             ).first()
             if row is not None:
+                setbacks.note(connection, "batch", row.state, reason)
                 return Batch.of(row)
     return None
 

@@ -18,6 +18,7 @@ from typing import Any, Literal
 
 from sqlalchemy import ColumnElement, Connection, Select, and_, func, insert, or_, select, update
 
+from service import trail
 from service.errors import Conflict, Invalid, NotFound, Unavailable
 from service.spec import TrainingSpec
 from service.store import keys, tables
@@ -75,6 +76,8 @@ class Job:
     started_at: float | None
     finished_at: float | None
     deleted_at: float | None
+    request_id: str | None
+    traceparent: str | None
 
     @classmethod
     def of(cls, row: Any) -> "Job":
@@ -208,6 +211,8 @@ def first_values(
         },
         "metrics": {},
         "last_event": 1,
+        "request_id": trail.request_id(),
+        "traceparent": trail.here().traceparent,
     }
 
 

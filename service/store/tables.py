@@ -67,6 +67,8 @@ job = Table(
     Column("started_at", Double),
     Column("finished_at", Double),
     Column("deleted_at", Double),
+    Column("request_id", String(128)),  # of the request that asked for it
+    Column("traceparent", String(55)),  # and where that stood in its trace
     CheckConstraint(
         "state IN ('queued','running','cancelling','pausing','paused','succeeded','failed','cancelled')",
         name="state",
@@ -232,6 +234,8 @@ batch = Table(  # images that are read in the background
     Column("created_at", Double, nullable=False),
     Column("started_at", Double),
     Column("finished_at", Double),
+    Column("request_id", String(128)),  # as of a job
+    Column("traceparent", String(55)),
     CheckConstraint("state IN ('queued','running','succeeded','failed','cancelled')", name="state"),
     Index("ix_batch_state_id", "state", "id"),
 )
@@ -303,6 +307,7 @@ worker = Table(
     Column("job_id", _id),
     Column("started_at", Double, nullable=False),
     Column("seen_at", Double, nullable=False),
+    Column("figures", _json),  # what it has counted since it began, and its GPU
 )
 
 api_key = Table(  # of a key's text only the id, with which it begins, and a digest
@@ -319,4 +324,15 @@ api_key = Table(  # of a key's text only the id, with which it begins, and a dig
     Column("last_used_at", Double),  # to the minute
     Column("expires_at", Double),
     Column("revoked_at", Double),
+)
+
+setback = Table(  # how often what went wrong with jobs and batches; outlives them
+    "setback",
+    metadata,
+    Column("kind", String(16), primary_key=True),  # job, batch
+    Column("becomes", String(16), primary_key=True),  # the state that it left behind
+    Column(
+        "cause", String(64), primary_key=True
+    ),  # of a lease that is lost or given back, or the code of a failure
+    Column("count", BigInteger, nullable=False),
 )

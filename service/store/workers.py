@@ -1,7 +1,8 @@
 """The processes that train, or read batches, and are alive, so that jobs go where someone serves them."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, case, delete, exists, func, literal, select, update
 
@@ -13,7 +14,7 @@ ALIVE_SECONDS = 45.0  # more than three of the heartbeats that a worker sends
 
 @dataclass(frozen=True)
 class Worker:
-    """One process. `job_id`: what it works on, a job or a batch."""
+    """One process. `job_id`: what it works on, a job or a batch. `figures`: what it has counted since it began."""
 
     name: str
     queues: str
@@ -21,11 +22,26 @@ class Worker:
     job_id: str | None
     started_at: float
     seen_at: float
+    figures: dict[str, Any] | None
 
 
-def seen(db: Database, name: str, *, queues: Sequence[str], device: str, job_id: str | None) -> None:
-    """A worker says that it lives."""
-    values = {"queues": ",".join(queues), "device": device, "job_id": job_id, "seen_at": now()}
+def seen(
+    db: Database,
+    name: str,
+    *,
+    queues: Sequence[str],
+    device: str,
+    job_id: str | None,
+    figures: Mapping[str, float] | None = None,
+) -> None:
+    """A worker says that it lives, and what it has counted."""
+    values = {
+        "queues": ",".join(queues),
+        "device": device,
+        "job_id": job_id,
+        "figures": None if figures is None else dict(figures),
+        "seen_at": now(),
+    }
     with db.write(durable=False) as connection:
         known = connection.execute(update(worker).where(worker.c.name == name).values(values))
         if known.rowcount == 0:
@@ -40,12 +56,14 @@ def gone(db: Database, name: str) -> None:
 
 def alive(db: Database) -> list[Worker]:
     """Workers seen of late, by name."""
-    recent = worker.c.seen_at > now() - ALIVE_SECONDS
     with db.read() as connection:
-        return [
-            Worker(**row._mapping)
-            for row in connection.execute(select(worker).where(recent).order_by(worker.c.name))
-        ]
+        return alive_within(connection)
+
+
+def alive_within(connection: Connection) -> list[Worker]:
+    """As `alive`, in a transaction that is open."""
+    recent = select(worker).where(worker.c.seen_at > now() - ALIVE_SECONDS)
+    return [Worker(**row._mapping) for row in connection.execute(recent.order_by(worker.c.name))]
 
 
 def serving(db: Database, queue: str) -> int:

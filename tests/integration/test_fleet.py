@@ -102,7 +102,7 @@ def test_a_port_that_is_taken_is_said(
 def test_a_signal_that_comes_as_a_process_ends_stops_the_others() -> None:
     gone, there = subprocess.Popen(["true"]), subprocess.Popen(["sleep", "60"])
     gone.wait()
-    stopped = Fleet("127.0.0.1", 0, 2, lambda _: None)
+    stopped = Fleet("127.0.0.1", 0, 2, lambda *_: None)
     stopped._began = {gone.pid: 0.0, there.pid: 0.0}
     stopped._stop()
     stopped.socket.close()

@@ -6,6 +6,7 @@ and one description: that of the routes in `predictions`."""
 
 import logging
 import re
+import time
 from collections import deque
 from collections.abc import Callable, Sequence
 
@@ -21,6 +22,7 @@ from service.api.guards.limits import POLICY, REQUEST_ID, SECURITY
 from service.api.guards.rates import Header, RateLimited
 from service.api.predictions import predictions
 from service.errors import Unavailable
+from service.meter import Meter
 from service.settings import Settings
 from service.store.models import LATEST
 
@@ -38,8 +40,13 @@ LONG_WAY = frozenset((b"content-encoding", b"expect"))
 class Express:
     """Answers what it can and passes on the rest."""
 
-    def __init__(self, app: FastAPI, settings: Settings) -> None:
+    def __init__(self, app: FastAPI, settings: Settings, meter: Meter) -> None:
         self._app = app
+        self._meter = meter
+        self._routes = {
+            is_latest: meter.route("POST", template)
+            for is_latest, template in ((True, "/v1/predict"), (False, "/v1/models/{reference}/predict"))
+        }
         self._limit = min(settings.max_body_bytes, LARGEST)
         self._reader = Reader(settings.max_images)
         self.turn = Turn(lambda network, pixels: self._context.batcher.queued(network, pixels))
@@ -51,6 +58,7 @@ class Express:
         if reference is None or content_type is None or visitor is None:
             await self._app(scope, receive, send)
             return
+        began = time.perf_counter()
         messages, size = deque([await receive()]), 0
         while messages[-1].get("more_body") and size <= self._limit:
             size += len(messages[-1].get("body", b""))
@@ -67,6 +75,11 @@ class Express:
             await self._app(scope, _again(messages, receive), send)
         else:
             await _reply(scope, answer, self.charged(visitor), send)
+            self.answered(scope["path"].encode(), time.perf_counter() - began)
+
+    def answered(self, path: bytes, seconds: float) -> None:
+        """Count an answer that the application has not seen."""
+        self._meter.answered(self._routes[path == _LATEST_PATH], 200, seconds)
 
     def _content_type(self, headers: Headed) -> bytes | None:
         """Empty if the request does not say; None if it is to go the long way."""

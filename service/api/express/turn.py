@@ -67,6 +67,7 @@ class Turn:
         pictures = together[0].pictures if len(together) == 1 else _joined(together)
         try:
             if is_light(network, len(pictures.pixels)):
+                together[0].loaded.meter.ran(len(pictures.pixels))
                 _answer(together, pictures, network.logits(pictures.pixels))
                 return
             running = self._queue(network, pictures.pixels)

@@ -3,6 +3,7 @@ without a task, a scope and messages for it, which cost as much as all else that
 
 Whatever is not plain, or not to be answered at once, is handed to uvicorn as it would have had it."""
 
+import time
 from functools import partial
 from typing import Any
 
@@ -29,6 +30,7 @@ class Wire(HttpToolsProtocol):
         self._visitor = Visitor()
         self._asks = self._is_kept = False
         self._number = 0  # of the question that is asked
+        self._began = 0.0
 
     def on_message_begin(self) -> None:
         self._settle()  # what was asked first is answered first
@@ -90,6 +92,7 @@ class Wire(HttpToolsProtocol):
         if visitor is None:
             return False
         self._reference, self._content_type, self._visitor = reference, content_type, visitor
+        self._began = time.perf_counter()
         return True
 
     def _is_asked(self, body: bytes) -> bool:
@@ -131,6 +134,7 @@ class Wire(HttpToolsProtocol):
             head.append((b"connection", b"close"))
         lines = b"".join([b"%s: %s\r\n" % pair for pair in head])
         self.transport.write(b"HTTP/1.1 200 OK\r\n%s%s\r\n%s" % (lines, _SECURITY, answer))
+        self._express.answered(self.url, time.perf_counter() - self._began)
         if not self._is_kept:
             self.transport.close()
         self.on_response_complete()

@@ -17,6 +17,7 @@ from starlette.routing import BaseRoute, Match
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service import keys as texts
+from service import tracing
 from service.api import problems
 from service.api.guards import scopes
 from service.api.guards.origins import Names
@@ -123,7 +124,7 @@ class Access:
                 host = value
             elif name == b"authorization":
                 authorization = value
-            elif name in (b"origin", b"x-forwarded-for"):
+            elif name in (b"origin", b"x-forwarded-for") or (name == b"traceparent" and tracing.is_on()):
                 return None
         if host not in self._hosts and not self._has_name(host):
             return None

@@ -11,9 +11,12 @@ from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uuid_utils import uuid7
 
+from service import trail
 from service.api import problems
 from service.errors import BadRequest, PayloadTooLarge, ServiceError, Unavailable
 from service.settings import Settings
+from service.tracing import Span
+from service.trail import Following
 
 SECURITY = (  # of every answer; a page may have a policy of its own
     (b"x-content-type-options", b"nosniff"),
@@ -29,7 +32,7 @@ log = logging.getLogger(__name__)
 
 
 class RequestIdentity:
-    """Gives each request an id (the client's `X-Request-ID` if it is a decent one), sets the headers that
+    """Gives each request an id (the client's `X-Request-ID` if it is a decent one) and a place in a trace (its `traceparent`), sets the headers that
     every response has, and answers an unexpected error with a 500 that tells nothing but the id."""
 
     def __init__(self, app: ASGIApp) -> None:
@@ -39,9 +42,18 @@ class RequestIdentity:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        given = Headers(scope=scope).get("x-request-id", "")
+        headers = Headers(scope=scope)
+        given = headers.get("x-request-id", "")
         request_id = given if REQUEST_ID.fullmatch(given) else uuid7().hex
         scope.setdefault("state", {})["request_id"] = request_id
+        span = Span(scope["method"], trail.given(headers.get("traceparent")), kind="server")
+        try:
+            with Following(span.traceparent or trail.begun(), request_id=request_id):
+                await self._answer(scope, receive, send, request_id, span)
+        finally:
+            span.end()
+
+    async def _answer(self, scope: Scope, receive: Receive, send: Send, request_id: str, span: Span) -> None:
         has_started = False
 
         async def send_marked(message: Message) -> None:
@@ -49,6 +61,7 @@ class RequestIdentity:
             if message["type"] == "http.response.start":
                 has_started = True
                 message["headers"] = _secured(message.get("headers", ()), request_id)
+                _tell(span, scope, message["status"])
             await send(message)
 
         try:
@@ -59,6 +72,19 @@ class RequestIdentity:
                 raise  # cut the connection: half an answer must not pass for a whole one
             error = ServiceError(f"quote the request id {request_id} to whoever runs this service")
             await problems.render(scope, error)(scope, receive, send_marked)
+
+
+def _tell(span: Span, scope: Scope, status: int) -> None:
+    template = getattr(scope.get("route"), "path_format", None)
+    attributes = {
+        "http.request.method": scope["method"],
+        "http.route": template,
+        "url.path": scope["path"],
+        "http.response.status_code": status,
+    }
+    span.tell(attributes, name=None if template is None else f"{scope['method']} {template}")
+    if status >= 500:
+        span.fail(str(status))
 
 
 def _secured(headers: Iterable[tuple[bytes, bytes]], request_id: str) -> list[tuple[bytes, bytes]]:

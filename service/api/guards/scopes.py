@@ -30,6 +30,7 @@ _ROUTES: Final[Mapping[Needed, str]] = {  # by module and function
         compare.compared
         events.events_of events.metrics_of
         jobs.listed jobs.shown
+        metrics.scraped
         models.listed models.shown models.download models.aliases models.alias
         plots.of_job plots.of_dataset
         previews.preview
