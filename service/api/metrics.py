@@ -53,7 +53,9 @@ def scraped(context: Wired, request: Request) -> Response:
 
 
 def _sight(context: Context) -> Sight:
-    disk = shutil.disk_usage(context.settings.home)
+    home = context.settings.home
+    # with a PostgreSQL nothing may have been kept there yet
+    disk = shutil.disk_usage(next(folder for folder in (home, *home.parents) if folder.exists()))
     return Sight(
         reading=context.meter.read(),
         overview=_found(lambda: overview.taken(context.db)),

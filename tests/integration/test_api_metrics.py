@@ -156,4 +156,4 @@ def test_processes_count_together_and_what_one_counted_outlives_it(
 def test_openmetrics_where_it_is_asked_for(live: Live) -> None:
     answer = live.http.get("/metrics", headers={"accept": "application/openmetrics-text; version=1.0.0"})
     assert answer.headers["content-type"].startswith("application/openmetrics-text")
-    assert "numeral_queue_depth" in {family.name for family in openmetrics(answer.text)}
+    assert "numeral_queue_depth" in {family.name for family in openmetrics(answer.text)}  # type: ignore[no-untyped-call]

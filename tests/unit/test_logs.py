@@ -108,7 +108,7 @@ def test_json_is_for_programs(
     root = logging.getLogger()
     handlers, level = root.handlers[:], root.level
     try:
-        logs.configure(Settings(log_format=chosen), "worker")  # type: ignore[arg-type]
+        logs.configure(Settings(log_format=chosen), "worker")
         log.info("hello")
     finally:
         root.handlers, root.level = handlers, level
