@@ -1,4 +1,4 @@
-"""Spans for an OpenTelemetry collector, if NUMERAL_OTLP_ENDPOINT names one; else nothing of OpenTelemetry is imported.
+"""Spans for an OpenTelemetry collector, if NUMERAL_OTLP_ENDPOINT names one; else nothing of OpenTelemetry is imported here.
 
 Where work stands in its trace is a `traceparent` in the trail, in rows too, rather than OpenTelemetry's own context: so
 a span's parent is found the same way within a process and between them, and a trace has an id in the logs also where

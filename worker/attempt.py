@@ -267,7 +267,7 @@ class Training:
         """Take the report in, and write when it is time. Returns the job's state when it was looked at."""
         self._lease.require()
         if self._newest is None:
-            self._told_step = report.step
+            self._told_step = max(0, report.step - 1)  # the first report is of the first step, or of none
         self._newest = report
         self._record.take(report)
         if self._record.write_due(report):

@@ -438,3 +438,9 @@ def test_a_cancel_while_the_report_is_made_wins(process: Process, monkeypatch: p
     assert jobs.get(process.db, job_id).state == "cancelled"
     assert reports.find(process.db, job_id) is None
     assert models.page(process.db, limit=9) == ([], False)
+
+
+def test_a_process_counts_the_steps_that_it_has_trained(process: Process) -> None:
+    for _ in range(2):
+        tasks.train(process, submit(process))
+    assert process.figures.read() == {"steps": 600, "images": 600 * 50.0}
