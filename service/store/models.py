@@ -180,6 +180,13 @@ def of_version(db: Database, version: int) -> Model:
     return _model(row)
 
 
+def of_checkpoint(db: Database, checkpoint_id: str) -> Model | None:
+    """The model whose weights a checkpoint is; None if it is none's."""
+    with db.read() as connection:
+        row = connection.execute(select(model).where(model.c.checkpoint_id == checkpoint_id)).first()
+    return None if row is None else _model(row)
+
+
 def pointers(db: Database) -> dict[str, str]:
     """The model id behind `latest` (if there is one) and behind every alias: what a serving process
     compares to see a change."""
