@@ -18,6 +18,7 @@ from service import admin_key, queue
 from service.api import catalog, health, keys, models, problems, session, status
 from service.api.bodies import known_parameters
 from service.api.context import Context
+from service.api.data import datasets
 from service.api.examples import Shelf
 from service.api.feed import EventFeed
 from service.api.guards import access, origins, scopes
@@ -48,7 +49,19 @@ log = logging.getLogger(__name__)
 
 NOUNS = (
     *(jobs, events, checkpoints, reports, compare, plots, sweeps, sweep_pictures, previews, models),
-    *(predictions, explanations, readings, streams, bulk, inference_protocol, catalog, status, keys, session),
+    *(
+        predictions,
+        explanations,
+        readings,
+        streams,
+        bulk,
+        inference_protocol,
+        datasets,
+        catalog,
+        status,
+        keys,
+        session,
+    ),
     health,
 )
 
@@ -144,7 +157,7 @@ def _wired(settings: Settings) -> Iterator[Context]:
         for part in (doorbell, reconciler, classifier, batcher):
             part.start()
             closing.callback(part.close)
-        feed, studio, shelf = EventFeed(db), Studio(), Shelf(settings)
+        feed, studio, shelf = EventFeed(db), Studio(), Shelf(settings, db)
         statistics = Statistics()
         yield Context(
             settings,

@@ -25,7 +25,7 @@ ADMIN: Final[Needed] = ("admin",)
 _ROUTES: Final[Mapping[Needed, str]] = {  # by module and function
     OPEN: "health.livez health.readyz inference_protocol.live inference_protocol.ready",
     READ: """
-        catalog.listed catalog.shown catalog.datasets catalog.alive
+        catalog.listed catalog.shown catalog.datasets catalog.dataset catalog.alive
         checkpoints.of_job checkpoints.shown checkpoints.download
         compare.compared
         events.events_of events.metrics_of
@@ -58,6 +58,7 @@ _ROUTES: Final[Mapping[Needed, str]] = {  # by module and function
         jobs.create jobs.changed jobs.deleted jobs.cancelled jobs.paused jobs.resumed
         models.pointed models.rolled_back
         sweeps.create sweeps.cancelled
+        datasets.create datasets.deleted
         inference_protocol.load inference_protocol.unload
     """,
     ADMIN: "keys.create keys.listed keys.shown keys.revoked",
