@@ -39,9 +39,12 @@ def of_idx(train: Part, test: Part | None = None) -> bytes:
 
 
 def of_arrays(**arrays: NDArray[Any]) -> bytes:
-    buffer = io.BytesIO()
-    np.savez_compressed(buffer, **arrays)
-    return buffer.getvalue()
+    files = {}
+    for name, array in arrays.items():
+        buffer = io.BytesIO()
+        np.save(buffer, array)
+        files[f"{name}.npy"] = buffer.getvalue()
+    return zipped(files)
 
 
 def png(image: NDArray[np.uint8]) -> bytes:

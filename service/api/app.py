@@ -15,10 +15,10 @@ from fastapi.routing import APIRoute
 from pydantic.json_schema import models_json_schema
 
 from service import admin_key, queue
-from service.api import catalog, health, keys, models, problems, session, status
+from service.api import catalog, health, keys, models, problems, promotions, session, status
 from service.api.bodies import known_parameters
 from service.api.context import Context
-from service.api.data import datasets
+from service.api.data import datasets, feedback
 from service.api.examples import Shelf
 from service.api.feed import EventFeed
 from service.api.guards import access, origins, scopes
@@ -48,21 +48,21 @@ log = logging.getLogger(__name__)
 
 
 NOUNS = (
-    *(jobs, events, checkpoints, reports, compare, plots, sweeps, sweep_pictures, previews, models),
     *(
-        predictions,
-        explanations,
-        readings,
-        streams,
-        bulk,
-        inference_protocol,
-        datasets,
-        catalog,
-        status,
-        keys,
-        session,
+        jobs,
+        events,
+        checkpoints,
+        reports,
+        compare,
+        plots,
+        sweeps,
+        sweep_pictures,
+        previews,
+        models,
+        promotions,
     ),
-    health,
+    *(predictions, explanations, readings, streams, bulk, inference_protocol, datasets, feedback, catalog),
+    *(status, keys, session, health),
 )
 
 
@@ -83,6 +83,9 @@ class Api(FastAPI):
                         submissions.JobChange,
                         sweeps.SweepRequest,
                         models.AliasRequest,
+                        promotions.PromotionRequest,
+                        feedback.LabelRequest,
+                        feedback.CollectRequest,
                         keys.KeyRequest,
                         problems.Problem,
                     )

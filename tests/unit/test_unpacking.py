@@ -2,14 +2,13 @@
 
 import gzip
 import io
-import pickle
 from typing import Any
 
 import numpy as np
 import pytest
 
-from service.api.data import unpacking
 from service.api.data.unpacking import unpacked
+from service.data.digits import PREPROCESSING_VERSION
 from service.data.uploaded import Malformed, Uploaded, decode
 from service.errors import ServiceError
 from service.settings import Settings
@@ -52,7 +51,7 @@ def test_forms_hold_the_same(data: bytes, source: str, preprocessing: str | None
 def test_pictures_lie_in_folders_by_label() -> None:
     order = np.argsort(LABELS, kind="stable")
     found = unpacked(of_pictures((IMAGES[order], LABELS[order]), TEST), SETTINGS, "none")
-    assert (found.source, found.preprocessing) == ("pictures", unpacking.PREPROCESSING_VERSION)
+    assert (found.source, found.preprocessing) == ("pictures", PREPROCESSING_VERSION)
     assert (found.content.train_labels == LABELS[order]).all()
     assert (found.content.train_images == IMAGES[order].reshape(-1, 784)).all()
     assert (found.content.test_labels == TEST[1]).all()
