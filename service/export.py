@@ -17,6 +17,10 @@ OPSET, IR_VERSION = 17, 8  # as old as holds the operators, for whatever reads i
 MAX_PARAMETERS = 500_000_000  # a protocol buffer holds 2 GiB
 
 
+class TooLarge(ValueError):
+    """No ONNX file holds such a network."""
+
+
 class _Graph:
     """Nodes in the order in which they run, and the constants that they take."""
 
@@ -39,11 +43,10 @@ class _Graph:
 def to_onnx(weights: Weights, *, temperature: float = 1.0, facts: Mapping[str, str] | None = None) -> bytes:
     """The ONNX model of a weights file: `pixels` float32 (n, 784) from 0 to 255 to `logits` and `probabilities`,
     (n, classes); of a regression `features` to `outputs`. Logits are divided by `temperature` before they become
-    probabilities. `facts` go along as metadata. The same arguments give the same bytes. Raises ValueError for a network
-    that no such file holds."""
+    probabilities. `facts` go along as metadata. The same arguments give the same bytes. Raises TooLarge."""
     spec = weights.spec
     if spec.parameter_count > MAX_PARAMETERS:
-        raise ValueError(
+        raise TooLarge(
             f"{spec.parameter_count:,} parameters are over the {MAX_PARAMETERS:,} that a file holds"
         )
     classifies = spec.task_name == "classification"

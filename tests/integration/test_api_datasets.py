@@ -120,6 +120,12 @@ def test_a_job_learns_from_it_alone(live: Live) -> None:
     assert done["dataset_sha256"] == report["dataset"]["sha256"]
     picture = live.http.get(f"/v1/jobs/{job['id']}/plots/samples.csv")
     assert picture.status_code == 200
+    live.http.put("/v1/aliases/mine", json={"model": done["model_id"]})
+    other = train(live, live.http.post("/v1/jobs", json=asked | {"seed": 1}).json()["id"])
+    promoted = live.http.post(
+        "/v1/aliases/mine/promote", json={"model": other["model_id"], "level": 1e-9}
+    ).json()
+    assert (promoted["gate"]["dataset"], promoted["gate"]["examples"]) == ("uploaded", 20)
 
 
 def test_a_job_learns_from_mnist_and_it(live: Live) -> None:

@@ -13,6 +13,7 @@ import pytest
 from service.checkpoints import Snapshot, encode_weights, shapes
 from service.data import datasets
 from service.data.digits import PREPROCESSING_VERSION
+from service.errors import Conflict
 from service.settings import Settings
 from service.spec import DatasetSpec
 from service.store import models
@@ -64,6 +65,7 @@ def test_kept_images_are_labelled_listed_and_deleted(live_on_each: Live) -> None
     assert (one["model"], one["predicted"], one["label"]) == (model.id, 4, None)
     assert one["confidence"] > 0.9
     pixels = cv2.imdecode(np.frombuffer(base64.b64decode(one["image"].partition(",")[2]), np.uint8), -1)
+    assert pixels is not None
     assert (pixels.reshape(784) == IMAGES[0]).all()
     assert label(live, first, 7)["label"] == 7
     assert label(live, second, 3)["labelled_at"] is not None
@@ -220,11 +222,11 @@ def test_an_alias_that_moves_meanwhile_is_left_alone(live_on_each: Live) -> None
     made = [live_on_each.model(digit) for digit in range(3)]
     models.set_alias(live_on_each.db, "champion", made[0].id, at_seq=0)
     for seq in (0, 2):
-        with pytest.raises(models.Conflict) as refusal:
+        with pytest.raises(Conflict) as refusal:
             models.set_alias(live_on_each.db, "champion", made[1].id, at_seq=seq)
         assert refusal.value.code == "alias_moved"
     assert models.set_alias(live_on_each.db, "champion", made[1].id, at_seq=1)[0].seq == 2
-    with pytest.raises(models.Conflict):
+    with pytest.raises(Conflict):
         models.set_alias(live_on_each.db, "new", made[1].id, at_seq=1)
     assert live_on_each.http.get("/v1/aliases/new").status_code == 404
 

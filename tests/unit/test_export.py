@@ -8,6 +8,7 @@ import onnxruntime
 import pytest
 from numpy.typing import NDArray
 
+from service import export
 from service.checkpoints import Weights, shapes
 from service.confidence import Predicted
 from service.export import to_onnx
@@ -66,3 +67,9 @@ def test_equal_networks_give_equal_files_that_tell_where_they_come_from() -> Non
     data = to_onnx(weights, facts=facts)
     assert to_onnx(weights, facts=dict(reversed(facts.items()))) == data
     assert {entry.key: entry.value for entry in onnx.load_from_string(data).metadata_props} == facts
+
+
+def test_what_no_file_holds_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(export, "MAX_PARAMETERS", 1000)
+    with pytest.raises(export.TooLarge, match="7,850 parameters"):
+        to_onnx(weights_of(network={"hidden_widths": []}))

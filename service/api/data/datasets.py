@@ -83,9 +83,7 @@ def answered(response: Response, stored: tuple[Dataset, bool]) -> DatasetView:
     return DatasetView.uploaded(dataset)
 
 
-@router.delete(
-    "/{dataset_id}", status_code=204, summary="Delete a dataset", responses=documented(404, 409, 507)
-)
-def deleted(context: Wired, dataset_id: DatasetId) -> None:
+@router.delete("/{name}", status_code=204, summary="Delete a dataset", responses=documented(404, 409, 507))
+def deleted(context: Wired, name: DatasetId) -> None:
     """Forget an uploaded dataset that no job learns from, and no model has learnt from."""
-    datasets.remove(context.db, dataset_id)
+    datasets.remove(context.db, name)

@@ -169,7 +169,7 @@ def _stored(context: Context, header: Checkpoint) -> _Served:
 
 
 def _exported(context: Context, header: Checkpoint) -> _Served:
-    from service.export import to_onnx  # it brings ONNX, which few processes have a use for
+    from service.export import TooLarge, to_onnx  # it brings ONNX, which few processes have a use for
 
     model = models.of_checkpoint(context.db, header.id)
     calibration = None if model is None else Calibration.of_json(model.calibration)
@@ -182,9 +182,12 @@ def _exported(context: Context, header: Checkpoint) -> _Served:
             "spec_sha256": weights.spec.sha256,
             "weights_sha256": header.weights_sha256,
         }
-        data = to_onnx(
-            weights, temperature=1.0 if calibration is None else calibration.temperature, facts=facts
-        )
+        try:
+            data = to_onnx(
+                weights, temperature=1.0 if calibration is None else calibration.temperature, facts=facts
+            )
+        except TooLarge as error:
+            raise Conflict(f"{error}: take it as safetensors", code="too_large_for_onnx") from None
     return _Served(
         _stem(header), hashlib.sha256(data).hexdigest(), len(data), lambda start, stop: [data[start:stop]]
     )
