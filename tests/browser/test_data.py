@@ -48,7 +48,7 @@ def test_a_wrong_answer_is_corrected_and_learnt_from(site: Site, page: Page) -> 
         assert page.locator("#sample").evaluate("(image) => image.naturalWidth") > 100
         page.get_by_role("button", name="Close").click()
         row.get_by_role("link").click()
-        expect(page.locator("[data-figure=parameters]")).to_have_text("25,450")
+        expect(page.locator("[data-figure=parameters]")).to_have_text("25,450", timeout=30_000)
         expect(page.locator("#changes")).to_contain_text("ds_")
         expect(page.locator("#mistakes")).to_be_empty()
 

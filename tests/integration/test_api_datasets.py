@@ -21,6 +21,7 @@ from worker.process import Process
 
 TRAIN, TEST = examples(40), examples(20, seed=1)
 ZIP = of_idx(TRAIN, TEST)
+LEASE = 3600.0  # seconds: nobody renews it
 SPEC: dict[str, Any] = {"network": {"hidden_widths": [8]}, "batch_size": "full", "steps": 3}
 
 
@@ -38,12 +39,12 @@ class StillHeart:
 
     @contextmanager
     def holding(self, attempt: Attempt, *, claimed_at: float) -> Iterator[Lease[Attempt]]:
-        yield Lease(attempt, 60, claimed_at + 60)
+        yield Lease(attempt, LEASE, claimed_at + LEASE)
 
 
 def train(live: Live, job_id: str) -> dict[str, Any]:
     """Let a worker train a job here and now. Returns the job."""
-    settings = Settings(home=live.settings.home, data_dir=mnist_folder())
+    settings = Settings(home=live.settings.home, data_dir=mnist_folder(), lease_seconds=LEASE)
     heart: Any = StillHeart()
     tasks.train(
         Process(settings, live.db, "w", torch.device("cpu"), 1, heart, Leaving(), lambda _: None), job_id
