@@ -62,6 +62,8 @@ def _values(item: dict[str, Any]) -> str:
         return ", ".join(f"`{value}`" for value in item["enum"])
     if "const" in item:
         return f"`{item['const']}`"
+    if "$ref" in item:
+        return "blocks"
     kind = item.get("type", "")
     if kind == "array":
         inner = item["prefixItems"] if "prefixItems" in item else [item["items"]]

@@ -4,7 +4,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 Task = Literal["classification", "regression"]
-DatasetName = Literal["mnist", "fashion-mnist", "kmnist", "emnist-digits", "simulated"]
+BuiltIn = Literal["mnist", "fashion-mnist", "kmnist", "emnist-digits", "simulated"]
+DatasetName = Literal[BuiltIn, "uploaded"]
 
 
 @dataclass(frozen=True)
@@ -17,10 +18,11 @@ class DatasetCard:
     inputs: int  # numbers an example
     outputs: int  # classes of a classification, targets of a regression
     train_examples: int | None  # None: the spec says how many (`dataset.examples`)
-    test_examples: int
+    test_examples: int  # 0 of `uploaded`, which has those of its parts
     licence: str
 
 
+UPLOADED = "uploaded"
 CATALOG: dict[str, DatasetCard] = {
     card.name: card
     for card in (
@@ -73,6 +75,9 @@ CATALOG: dict[str, DatasetCard] = {
             None,
             315,
             "none needed",
+        ),
+        DatasetCard(
+            "uploaded", "What `uploads` names, alone", "classification", 784, 10, 0, 0, "its owner's"
         ),
     )
 }

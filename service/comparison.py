@@ -58,6 +58,17 @@ def exact_p_value(b: int, c: int) -> float:
     return min(1.0, math.ldexp(2 * tail, -(b + c)))
 
 
+def worse_p_value(only_a: int, only_b: int) -> float:
+    """Exact one-sided McNemar: the chance that of the examples which tell two classifiers apart at least `only_a` go to
+    a, were both equally good. Small where b is worse; 1 where a alone is never right."""
+    n = only_a + only_b
+    tail, ways = 0, 1  # ways to choose so many of n, as whole numbers: a float ends at some thousand examples
+    for k in range(only_b + 1):
+        tail += ways
+        ways = ways * (n - k) // (k + 1)
+    return tail / (1 << n)
+
+
 def corrected_p_value(b: int, c: int) -> float:
     """Upper tail of chi-square with one degree of freedom at (|b - c| - 1)^2 / (b + c); b + c > 0."""
     distance = max(abs(b - c) - 1, 0)

@@ -3,7 +3,7 @@ remedy. They are rendered once, as RFC 9457 problem+json, by `service.api.proble
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Self
+from typing import Any, Self
 
 
 @dataclass(frozen=True)
@@ -34,6 +34,7 @@ class ServiceError(Exception):
         self.code = code or type(self).code
         self.errors = tuple(errors)
         self.headers = dict(headers or {})
+        self.extensions: Mapping[str, Any] = {}  # further members of the problem, as JSON
 
     def kept(self) -> Self:
         """Itself, to be told later: a traceback would keep alive what its frames hold, pictures of megabytes."""

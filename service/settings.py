@@ -167,9 +167,14 @@ class Settings(BaseSettings):
             ge=1024, description="Largest body of any other request, and largest line of a stream, in bytes."
         ),
     ] = 1024**2
-    max_images: Annotated[int, Field(ge=1, description="Images that one prediction request may carry.")] = (
-        4096
-    )
+    max_images: Annotated[
+        int,
+        Field(ge=1, description="Images that one prediction request, or an upload of pictures, may carry."),
+    ] = 4096
+    max_feedback: Annotated[
+        int,
+        Field(ge=0, description="Images that are kept on request (`store=true`) at a time; 0: none are."),
+    ] = 100_000
     max_image_pixels: Annotated[
         int,
         Field(ge=784, description="Pixels (width x height) of an uploaded image, read before it is decoded."),

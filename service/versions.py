@@ -11,6 +11,7 @@ from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+from service.catalog import UPLOADED
 from service.data import datasets
 from service.spec import DatasetSpec
 
@@ -63,6 +64,10 @@ def data_version(spec: DatasetSpec, *, cache_dir: Path, data_dir: Path | None) -
     `simulated` follows from the spec, and is drawn (a tenth of a second at most); files whose hashes are
     pinned can be no others; for the rest it is what the cache says that it holds. A `data_dir` goes before
     the cache and may hold anything: it would have to be read."""
+    if spec.uploads:
+        bare = spec.model_copy(update={"uploads": ()})
+        own = "" if spec.name == UPLOADED else data_version(bare, cache_dir=cache_dir, data_dir=data_dir)
+        return None if own is None else datasets.digest_with(own, spec)
     if spec.name == "simulated":
         return datasets.load(spec, cache_dir=cache_dir, data_dir=data_dir).sha256
     if spec.name in _PINNED:

@@ -9,6 +9,7 @@ from service.data import datasets
 from service.lease import Heartbeat
 from service.settings import Settings
 from service.spec import TrainingSpec
+from service.store import datasets as uploads
 from service.store.database import Database
 from service.store.jobs import Job
 from worker.device import Resident, place, resolve
@@ -45,11 +46,14 @@ class Process:
         return self.device if spec.device == self.device.type else resolve(spec.device)
 
     def data(self, spec: TrainingSpec) -> Resident:
-        """The spec's dataset on the device that it trains on; the last one used stays there. Raises as `device_for`
-        and `datasets.load` do."""
+        """The spec's dataset on the device that it trains on; the last one used stays there. Raises as `device_for`,
+        `datasets.load` and `uploads.content` do."""
         device = self.device_for(spec)
         dataset = datasets.load(
-            spec.dataset, cache_dir=self.settings.cache_dir, data_dir=self.settings.data_dir
+            spec.dataset,
+            cache_dir=self.settings.cache_dir,
+            data_dir=self.settings.data_dir,
+            uploads=[uploads.content(self.db, one.id) for one in spec.dataset.uploads],
         )
         key = (spec.dataset, dataset.sha256, device)
         if self._resident is None or self._resident[0] != key:

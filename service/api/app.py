@@ -16,9 +16,10 @@ from pydantic.json_schema import models_json_schema
 from starlette.routing import Route
 
 from service import admin_key, queue, tracing
-from service.api import catalog, health, keys, metrics, models, problems, session, status
+from service.api import catalog, health, keys, metrics, models, problems, promotions, session, status
 from service.api.bodies import known_parameters
 from service.api.context import Context
+from service.api.data import datasets, feedback
 from service.api.examples import Shelf
 from service.api.feed import EventFeed
 from service.api.guards import access, origins, scopes
@@ -51,8 +52,8 @@ log = logging.getLogger(__name__)
 
 NOUNS = (
     *(jobs, events, checkpoints, reports, compare, plots, sweeps, sweep_pictures, previews, models),
-    *(predictions, explanations, readings, streams, bulk, inference_protocol, catalog, status, keys, session),
-    *(metrics, health),
+    *(promotions, predictions, explanations, readings, streams, bulk, inference_protocol, datasets, feedback),
+    *(catalog, status, keys, session, metrics, health),
 )
 
 
@@ -73,6 +74,9 @@ class Api(FastAPI):
                         submissions.JobChange,
                         sweeps.SweepRequest,
                         models.AliasRequest,
+                        promotions.PromotionRequest,
+                        feedback.LabelRequest,
+                        feedback.CollectRequest,
                         keys.KeyRequest,
                         problems.Problem,
                     )
@@ -166,7 +170,7 @@ def _wired(settings: Settings, meter: Meter) -> Iterator[Context]:
         for part in (meter, doorbell, reconciler, classifier, batcher):
             part.start()
             closing.callback(part.close)
-        feed, studio, shelf = EventFeed(db), Studio(), Shelf(settings)
+        feed, studio, shelf = EventFeed(db), Studio(), Shelf(settings, db)
         statistics = Statistics()
         yield Context(
             settings,

@@ -2,17 +2,19 @@
 
 from typing import Annotated
 
-from fastapi import APIRouter, Path
+from fastapi import APIRouter, Path, Query
 from pydantic import BaseModel, Field
 
 from service import presets
 from service.api.context import Wired
 from service.api.problems import documented
-from service.api.schemas import Page, Time, rfc3339
-from service.catalog import CATALOG, DatasetCard, Task
+from service.api.schemas import Limit, Page, Time, rfc3339
+from service.catalog import CATALOG, UPLOADED, DatasetCard, Task
 from service.presets import PRESETS, Preset
 from service.spec import TrainingSpec
+from service.store import datasets as uploads
 from service.store import workers
+from service.store.datasets import Dataset, Source
 
 router = APIRouter(prefix="/v1", tags=["catalog"])
 
@@ -42,20 +44,51 @@ class PresetView(BaseModel):
 
 
 class DatasetView(BaseModel):
-    """A dataset that a spec may name."""
+    """A dataset that a spec may name: `dataset.name` of one that comes with the service, `dataset.uploads` by id of
+    one that was uploaded."""
 
+    id: Annotated[str | None, Field(description="Of an uploaded one.")] = None
     name: str
+    version: Annotated[int | None, Field(description="Of an uploaded one; later ones are greater.")] = None
     title: str
     task: Task
     inputs: Annotated[int, Field(description="Numbers an example.")]
     outputs: Annotated[int, Field(description="Classes, or targets of a regression.")]
     train_examples: Annotated[int | None, Field(description="null: as many as the spec says.")]
     test_examples: int
-    licence: str
+    licence: Annotated[str | None, Field(description="null: whoever uploaded it knows.")]
+    source: Annotated[
+        Source | None, Field(description="What an uploaded one was made of; `feedback`: kept images.")
+    ] = None
+    preprocessing: Annotated[
+        str | None, Field(description="Version of what made pixels of an uploaded one's pictures.")
+    ] = None
+    sha256: Annotated[str | None, Field(description="Of an uploaded one's content.")] = None
+    classes: Annotated[
+        dict[str, list[int]] | None,
+        Field(description="Examples of each label, to train on and to test with."),
+    ] = None
+    created_at: Time | None = None
 
     @classmethod
     def of(cls, card: DatasetCard) -> "DatasetView":
         return cls(**{name: getattr(card, name) for name in DatasetCard.__dataclass_fields__})
+
+    @classmethod
+    def uploaded(cls, found: Dataset) -> "DatasetView":
+        shown = {
+            name: getattr(found, name) for name in Dataset.__dataclass_fields__ if name in cls.model_fields
+        }
+        card = CATALOG[UPLOADED]
+        title = f"{found.name}, version {found.version}"
+        return cls(
+            **shown | {"created_at": rfc3339(found.created_at)},
+            title=title,
+            task=card.task,
+            inputs=card.inputs,
+            outputs=card.outputs,
+            licence=None,
+        )
 
 
 class WorkerView(BaseModel):
@@ -82,9 +115,35 @@ def shown(name: Annotated[str, Path(description="Name of a preset.", examples=["
 
 
 @router.get("/datasets", summary="List datasets", responses=documented())
-def datasets() -> Page[DatasetView]:
-    """Every dataset that a spec may name."""
-    return Page(data=[DatasetView.of(card) for card in CATALOG.values()], has_more=False, next=None)
+def datasets(
+    context: Wired,
+    limit: Limit = 20,
+    after: Annotated[
+        str | None, Query(pattern="^ds_[0-9a-f]{32}$", description="`next` of the page before.")
+    ] = None,
+) -> Page[DatasetView]:
+    """Every dataset that a spec may name: first those that come with the service, on the first page beside `limit`
+    others; then those that were uploaded, newest first."""
+    found, has_more = uploads.page(context.db, limit=limit, after=after)
+    built_in = [card for card in CATALOG.values() if card.name != UPLOADED and after is None]
+    return Page(
+        data=[*map(DatasetView.of, built_in), *map(DatasetView.uploaded, found)],
+        has_more=has_more,
+        next=found[-1].id if has_more else None,
+    )
+
+
+@router.get("/datasets/{name}", summary="Look at a dataset", responses=documented(404))
+def dataset(
+    context: Wired,
+    name: Annotated[
+        str, Path(description="Name of a dataset, or id of an uploaded one.", examples=["mnist"])
+    ],
+) -> DatasetView:
+    """What it is; the examples themselves are in `samples`."""
+    if name in CATALOG and name != UPLOADED:
+        return DatasetView.of(CATALOG[name])
+    return DatasetView.uploaded(uploads.get(context.db, name))
 
 
 @router.get("/workers", summary="List living workers", responses=documented())

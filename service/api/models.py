@@ -8,6 +8,7 @@ from starlette.responses import RedirectResponse
 
 from service.api.bodies import JsonObject
 from service.api.context import Wired
+from service.api.jobs.checkpoints import FileFormat
 from service.api.jobs.submissions import validated
 from service.api.problems import documented
 from service.api.schemas import Limit, Page, SpecJson, Time, rfc3339
@@ -153,9 +154,10 @@ def shown(context: Wired, reference: ModelRef) -> ModelView:
     summary="Download a model's weights",
     responses={307: {"description": "To the checkpoint's download"}, **documented(404)},
 )
-def download(context: Wired, reference: ModelRef) -> str:
+def download(context: Wired, reference: ModelRef, file_format: FileFormat = "safetensors") -> str:
     """Leads to the download of the model's checkpoint."""
-    return f"/v1/checkpoints/{models.resolve(context.db, reference).checkpoint_id}/download"
+    path = f"/v1/checkpoints/{models.resolve(context.db, reference).checkpoint_id}/download"
+    return path if file_format == "safetensors" else f"{path}?format={file_format}"
 
 
 @router.get("/aliases", summary="List aliases", responses=documented())

@@ -139,7 +139,7 @@ async def _service_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, ServiceError)
     if error.status >= 500:
         log.warning("%s %s: %s", request.method, request.url.path, error.detail)
-    return render(request.scope, error)
+    return render(request.scope, error, **error.extensions)
 
 
 async def _bad_parameters(request: Request, error: Exception) -> Response:

@@ -22,9 +22,8 @@ def list_datasets(as_json: Json = False, url: Url = None) -> None:
     table = Table(Column("dataset", no_wrap=True), "task", "training", "test", "licence", "title")
     for one in found:
         training = "as asked" if one["train_examples"] is None else f"{one['train_examples']:,}"
-        table.add_row(
-            one["name"], one["task"], training, f"{one['test_examples']:,}", one["licence"], one["title"]
-        )
+        name, licence = one.get("id") or one["name"], one["licence"] or "its owner's"
+        table.add_row(name, one["task"], training, f"{one['test_examples']:,}", licence, one["title"])
     show(found, table, as_json)
 
 
@@ -50,10 +49,10 @@ def fetch_data(
 ) -> None:
     """Make sure that a dataset is on this machine."""
     from service import settings
-    from service.catalog import CATALOG
+    from service.catalog import CATALOG, UPLOADED
     from service.data import sources
 
-    fetchable = [known for known in CATALOG if known != "simulated"]
+    fetchable = [known for known in CATALOG if known not in ("simulated", UPLOADED)]
     if name not in fetchable:
         raise Invalid(
             f"{name!r} cannot be fetched: it is none of {', '.join(fetchable)}", code="no_such_dataset"

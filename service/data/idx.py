@@ -6,6 +6,7 @@ big-endian 32-bit integers, then the bytes in C order (LeCun, "The MNIST databas
 
 import gzip
 import hashlib
+import io
 import math
 import struct
 import zlib
@@ -39,6 +40,27 @@ def decode(file: Path, count: int, *, transposed: bool) -> Decoded:
     """
     stat = file.stat()
     return _decode_once(file, count, transposed, stat.st_mtime_ns, stat.st_size)
+
+
+def images(data: bytes) -> NDArray[np.uint8]:
+    """The images of a whole file, (n, 784), however many. Raises Malformed."""
+    return _images(_parse(data, (None, 28, 28)), transposed=False)
+
+
+def labels(data: bytes) -> NDArray[np.int64]:
+    """The labels of a whole file, (n,), however many. Raises Malformed."""
+    return _labels(_parse(data, (None,)))
+
+
+def unpacked(data: bytes, limit: int) -> bytes:
+    """The bytes of a file, gzipped or not: at most `limit` and one more. Raises Malformed."""
+    if not data.startswith(b"\x1f\x8b"):
+        return data
+    try:
+        with gzip.GzipFile(fileobj=io.BytesIO(data)) as decompressed:
+            return decompressed.read(limit + 1)
+    except (OSError, EOFError, zlib.error) as error:
+        raise Malformed(f"cannot be decompressed: {error}") from error
 
 
 def forget() -> None:
@@ -83,8 +105,8 @@ def _read(file: Path, limit: int) -> bytes:
             return decompressed.read(limit)
 
 
-def _parse(data: bytes, shape: tuple[int, ...]) -> NDArray[np.uint8]:
-    """The unsigned bytes of an IDX file, which must be of just this shape."""
+def _parse(data: bytes, shape: tuple[int | None, ...]) -> NDArray[np.uint8]:
+    """The unsigned bytes of an IDX file, which must be of just this shape; None stands for any number."""
     form = f">{len(shape)}I"
     start = 4 + struct.calcsize(form)
     magic = bytes((0, 0, 8, len(shape)))
@@ -96,15 +118,15 @@ def _parse(data: bytes, shape: tuple[int, ...]) -> NDArray[np.uint8]:
     if len(data) < start:
         raise Malformed(f"ends within its header, after {len(data)} bytes")
     dimensions = struct.unpack(form, data[4:start])
-    if dimensions != shape:
+    if any(wanted not in (None, found) for wanted, found in zip(shape, dimensions, strict=True)):
         raise Malformed(f"holds {_times(dimensions)} values, expected {_times(shape)}")
-    expected = start + math.prod(shape)
+    expected = start + math.prod(dimensions)
     if len(data) < expected:
         raise Malformed(f"truncated: ends after {len(data):,} of {expected:,} bytes")
     if len(data) > expected:
         raise Malformed(f"goes on after its {expected:,} bytes")
-    return np.frombuffer(data, dtype=np.uint8, offset=start).reshape(shape)
+    return np.frombuffer(data, dtype=np.uint8, offset=start).reshape(dimensions)
 
 
-def _times(shape: Iterable[int]) -> str:
-    return " x ".join(map(str, shape))
+def _times(shape: Iterable[int | None]) -> str:
+    return " x ".join("n" if size is None else str(size) for size in shape)

@@ -8,7 +8,7 @@ counts parameters and steps from the spec alone.
 from service.spec.augmentation import LIMITS, Augmentation, ClassLimits
 from service.spec.averaging import Averaging
 from service.spec.committee import Committee
-from service.spec.dataset import DatasetSpec
+from service.spec.dataset import DatasetSpec, Upload
 from service.spec.distillation import Distillation
 from service.spec.network import MAX_DEPTH, MAX_WIDTH, Activation, Initializer, NetworkSpec
 from service.spec.optimizer import SGD, Adam, AdamW, AMSGrad, Moments, Muon, Optimizer
@@ -62,6 +62,7 @@ __all__ = [
     "Schedule",
     "StepDecay",
     "TrainingSpec",
+    "Upload",
     "Warmup",
     "parse",
 ]

@@ -355,7 +355,7 @@ class TrainingSpec(Part):
         card = self.dataset.card
         if self.augmentation is None:
             batches += 4 * self.dataset.train_examples * card.inputs
-        data = (self.dataset.total_examples + card.test_examples) * (card.inputs + 1)
+        data = (self.dataset.total_examples + self.dataset.test_examples) * (card.inputs + 1)
         own = (batches + self._draws_bytes) * self.network_count
         return (4 * copies + 2) * self.parameter_count + own + data
 

@@ -32,6 +32,7 @@ def _orphaned_chunks(db: Database, grace_seconds: float) -> int:
         select(tables.report.c.answers_blob).where(tables.report.c.answers_blob.is_not(None)),
         select(tables.batch.c.body_blob).where(tables.batch.c.body_blob.is_not(None)),
         select(tables.batch.c.results_blob),
+        select(tables.dataset.c.blob),
     )
     with db.read() as connection:
         moment = connection.execute(select(now())).scalar_one()

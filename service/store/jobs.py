@@ -21,7 +21,7 @@ from sqlalchemy import ColumnElement, Connection, Select, and_, func, insert, or
 from service import trail
 from service.errors import Conflict, Invalid, NotFound, Unavailable
 from service.spec import TrainingSpec
-from service.store import keys, tables
+from service.store import datasets, keys, tables
 from service.store.database import Database, insert_new, now
 from service.store.events import Telling, change, hold, record
 from service.store.identifiers import new_id
@@ -141,7 +141,7 @@ def submit(
     answered instead of making one.
 
     Raises Invalid if the key was used for another request, TooManyQueued over `max_queued`, and what
-    `keys.require_quota` does.
+    `keys.require_quota` and `datasets.use` do.
     """
     with db.write() as connection:
         if idempotency is not None:
@@ -165,6 +165,7 @@ def submit(
         where = _INSERT.values(queue=queue, queued_at=now(), created_at=now())
         row = connection.execute(where, values).one()
         record(connection, [row], QUEUED)
+        datasets.use(connection, [(row.id, spec)])
         body = answer(Job.of(row))
         keep_answer(connection, idempotency, body)
         return body, True

@@ -180,6 +180,13 @@ def of_version(db: Database, version: int) -> Model:
     return _model(row)
 
 
+def of_checkpoint(db: Database, checkpoint_id: str) -> Model | None:
+    """The model whose weights a checkpoint is; None if it is none's."""
+    with db.read() as connection:
+        row = connection.execute(select(model).where(model.c.checkpoint_id == checkpoint_id)).first()
+    return None if row is None else _model(row)
+
+
 def pointers(db: Database) -> dict[str, str]:
     """The model id behind `latest` (if there is one) and behind every alias: what a serving process
     compares to see a change."""
@@ -208,8 +215,9 @@ def alias_of(db: Database, name: str) -> tuple[Alias, list[dict[str, Any]]]:
         return current, [dict(row._mapping) for row in moves]
 
 
-def set_alias(db: Database, name: str, reference: str) -> tuple[Alias, bool]:
-    """Point a name at what `reference` stands for. Returns the alias and whether it moved."""
+def set_alias(db: Database, name: str, reference: str, *, at_seq: int | None = None) -> tuple[Alias, bool]:
+    """Point a name at what `reference` stands for. Returns the alias and whether it moved. With `at_seq` only if it
+    still stands at that move (0: there is none yet); else raises Conflict (`alias_moved`)."""
     if name in (LATEST, FAMILY) or name.startswith("model_"):
         raise Invalid(
             f"{name!r} cannot be an alias: {LATEST} follows the newest model by itself, {FAMILY} is the name of "
@@ -219,6 +227,8 @@ def set_alias(db: Database, name: str, reference: str) -> tuple[Alias, bool]:
     with db.write() as connection:
         target = _resolve(connection, reference)
         current = _locked(connection, name, target.id)
+        if at_seq is not None and at_seq != (0 if current is None else current.seq):
+            raise Conflict(f"{name!r} was moved meanwhile: look at it, and ask again", code="alias_moved")
         if current is not None and current.model_id == target.id:
             return current, False
         before = None if current is None else current.seq

@@ -11,7 +11,7 @@ from typing import Any, Literal
 from sqlalchemy import Connection, and_, func, insert, select
 
 from service.errors import NotFound
-from service.store import jobs, tables, workers
+from service.store import datasets, jobs, tables, workers
 from service.store.database import Database, now
 from service.store.events import change_all, hold
 from service.store.identifiers import new_id
@@ -152,6 +152,8 @@ def _insert_jobs(
         for type_, data in QUEUED
     ]
     connection.execute(insert(tables.event), told)
+    specs = [member.spec for member in members]
+    datasets.use(connection, [(row["id"], spec) for row, spec in zip(rows, specs, strict=True)])
     found = connection.execute(select(job).where(job.c.sweep_id == of["id"]))
     made = {row.id: Job.of(row) for row in found}
     return [made[row["id"]] for row in rows]

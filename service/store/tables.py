@@ -14,6 +14,7 @@ from sqlalchemy import (
     String,
     Table,
     Text,
+    UniqueConstraint,
     text,
 )
 from sqlalchemy.dialects.postgresql import JSONB
@@ -238,6 +239,47 @@ batch = Table(  # images that are read in the background
     Column("traceparent", String(55)),
     CheckConstraint("state IN ('queued','running','succeeded','failed','cancelled')", name="state"),
     Index("ix_batch_state_id", "state", "id"),
+)
+
+dataset = Table(  # that somebody uploaded, or made of feedback; it never changes
+    "dataset",
+    metadata,
+    Column("id", _id, primary_key=True),
+    Column("name", String(64), nullable=False),
+    Column("version", Integer, nullable=False, unique=True),
+    Column("source", String(16), nullable=False),  # idx, npz, pictures, feedback
+    Column("preprocessing", String(16)),  # of pictures: what made pixels of them
+    Column("blob", _id, nullable=False, unique=True),
+    Column("sha256", String(64), nullable=False),
+    Column("size", BigInteger, nullable=False),
+    Column("train_examples", Integer, nullable=False),
+    Column("test_examples", Integer, nullable=False),
+    Column("classes", _json, nullable=False),  # examples of each label, by part
+    Column("created_at", Double, nullable=False),
+    UniqueConstraint("name", "sha256"),
+)
+
+job_dataset = Table(  # what a job learns from; it stays while its model does, also when the job is deleted
+    "job_dataset",
+    metadata,
+    Column("job_id", _id, primary_key=True),
+    Column("dataset_id", _id, ForeignKey("dataset.id"), primary_key=True, index=True),
+)
+
+feedback = Table(  # images that were read and kept on request
+    "feedback",
+    metadata,
+    Column("id", _id, primary_key=True),
+    Column("model_id", _id, nullable=False),
+    Column("preprocessing", String(16), nullable=False),
+    Column("pixels", LargeBinary, nullable=False),  # the 784 that the network saw
+    Column("predicted", Integer, nullable=False),
+    Column("confidence", Double, nullable=False),
+    Column("label", Integer),  # what it is, as somebody said
+    Column("created_at", Double, nullable=False),
+    Column("labelled_at", Double),
+    CheckConstraint("label BETWEEN 0 AND 9", name="label"),
+    Index("ix_feedback_label_id", "label", "id"),
 )
 
 model = Table(

@@ -28,6 +28,7 @@ VIEWS = {  # by path: template
     "/compare": "compare",
     "/look": "look",
     "/models": "models",
+    "/data": "data",
     "/status": "status",
     "/docs": "docs",
 }

@@ -24,8 +24,10 @@ def service(tmp_path: Path) -> Iterator[Service]:
 
 
 def test_every_curl_runs_as_written(service: Service, tmp_path: Path) -> None:
-    """In order, in one shell, in a folder with the README's pictures; only the port is the test's own."""
-    blocks = [block for block in re.findall(r"```sh\n(.*?)```", README, re.DOTALL) if "curl" in block]
+    """In order, in one shell, in a folder with the README's pictures, and those of docs/feedback.md after them; only the
+    port is the test's own."""
+    text = README + (ROOT / "docs" / "feedback.md").read_text()
+    blocks = [block for block in re.findall(r"```sh\n(.*?)```", text, re.DOTALL) if "curl" in block]
     script = "\n".join(blocks).replace("http://127.0.0.1:8000", service.url)
     assert script.count("curl -s") >= 12
     script = script.replace("curl -s", "curl --fail-with-body -s")
@@ -40,8 +42,9 @@ def test_every_curl_runs_as_written(service: Service, tmp_path: Path) -> None:
     )
     assert ran.returncode == 0, ran.stdout[-2000:] + ran.stderr[-2000:]
     answers = re.findall(r'"label":(\d)', ran.stdout)
-    assert answers == ["7", "7", "2", "7", "2", "2", "7", "2", "2", "2"]
+    assert answers == ["7", "7", "2", "7", "2", "2", "7", "2", "2", "2", "2"]
     assert "event: end" in ran.stdout
+    assert '"passed":true' in ran.stdout
     assert (tmp_path / "model.safetensors").stat().st_size > 100_000
 
 

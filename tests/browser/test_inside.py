@@ -49,6 +49,7 @@ def test_promote_and_roll_back(site: Site, page: Page) -> None:
         page.goto(f"{site.url}/models?model={job.model_id}")
         expect(page.locator("#card-title")).to_contain_text("Version")
         page.get_by_label("Point", exact=True).fill(name)
+        page.get_by_label("only if it reads the test set no worse").uncheck()
         page.get_by_role("button", name="Promote").click()
         expect(page.locator("#card-tags")).to_contain_text(name)
     assert client.call("GET", f"/v1/aliases/{name}")["model"] == site.second.model_id

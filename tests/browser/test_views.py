@@ -18,6 +18,7 @@ VIEWS = (
     "/compare?jobs={job},{other}",
     "/look",
     "/models",
+    "/data",
     "/status",
     "/docs",
 )

@@ -86,7 +86,7 @@ class Live:
                 connection.exec_driver_sql(f"SELECT count(*) FROM {table}").scalar_one()  # noqa: S608
                 for table in (
                     *("job", "event", "idempotency", "model", "alias", "alias_history"),
-                    *("sweep", "sweep_member", "batch"),
+                    *("sweep", "sweep_member", "batch", "dataset", "job_dataset", "feedback"),
                 )
             )
 

@@ -4,10 +4,17 @@ import hashlib
 import os
 
 import httpx
+import numpy as np
+import onnx
+import onnxruntime
 import pytest
 
 from service import checkpoints as files
-from tests.integration.conftest import Live, weights_for
+from service.checkpoints import Snapshot
+from service.confidence import Calibration
+from service.data.digits import PREPROCESSING_VERSION
+from service.store.reports import Draft
+from tests.integration.conftest import LINEAR, Live, register, weights_for
 
 DATA = os.urandom(2 * 1024**2 + 12_345)  # three pieces
 SHA256 = hashlib.sha256(DATA).hexdigest()
@@ -122,8 +129,54 @@ def test_a_cut_download_goes_on_where_it_was_cut(live_on_each: Live, url: str) -
 
 
 def test_another_format_is_refused(live: Live) -> None:
-    answer = live.http.get("/v1/checkpoints/ckpt_0/download?format=onnx")
+    answer = live.http.get("/v1/checkpoints/ckpt_0/download?format=pickle")
     assert (answer.status_code, answer.json()["errors"][0]["pointer"]) == (422, "query/format")
+
+
+def test_a_model_as_onnx_answers_as_the_service_does(live: Live) -> None:
+    generator = np.random.default_rng(0)
+    arrays = {
+        name: generator.normal(0, 1, shape).astype(np.float32) for name, shape in files.shapes(LINEAR).items()
+    }
+    arrays["input.std"] = np.ones(1, np.float32)
+    data = files.encode_weights(Snapshot(1, 1.0, arrays, {}, {}), LINEAR, preprocessing=PREPROCESSING_VERSION)
+    logits, targets = generator.normal(0, 3, (2000, 10)).astype(np.float32), generator.integers(0, 10, 2000)
+    calibration = Calibration.fit(logits, targets, None, source="validation")
+    model = register(live, data, Draft({}, None, calibration.to_json()))
+    assert calibration.temperature > 1.5
+
+    answer = live.http.get(f"/v1/models/{model.id}/download?format=onnx", follow_redirects=True)
+    assert answer.headers["ETag"] == f'"{hashlib.sha256(answer.content).hexdigest()}"'
+    assert answer.headers["Content-Disposition"].endswith('-step1.onnx"')
+    told = {entry.key: entry.value for entry in onnx.load_from_string(answer.content).metadata_props}
+    assert told == {
+        "checkpoint_id": model.checkpoint_id,
+        "model_id": model.id,
+        "preprocessing": PREPROCESSING_VERSION,
+        "spec_sha256": LINEAR.sha256,
+        "weights_sha256": model.weights_sha256,
+    }
+    images = generator.integers(0, 256, (20, 784), dtype=np.uint8)
+    ours = live.http.post(
+        f"/v1/models/{model.id}/predict",
+        content=images.tobytes(),
+        headers={"Content-Type": "application/octet-stream"},
+    ).json()["predictions"]
+    session = onnxruntime.InferenceSession(answer.content, providers=["CPUExecutionProvider"])
+    _, probabilities = session.run(None, {"pixels": images.astype(np.float32)})
+    np.testing.assert_allclose(probabilities, [one["probabilities"] for one in ours], rtol=0, atol=1e-5)
+
+    address = f"/v1/checkpoints/{model.checkpoint_id}/download?format=onnx"
+    part = live.http.get(address, headers={"Range": "bytes=10-19", "If-Range": answer.headers["ETag"]})
+    assert (part.status_code, part.content) == (206, answer.content[10:20])
+    assert live.http.get(address, headers={"If-None-Match": answer.headers["ETag"]}).status_code == 304
+    assert live.http.head(address).headers["Content-Length"] == str(len(answer.content))
+
+
+def test_bytes_that_are_no_checkpoint_are_no_onnx_file(live: Live) -> None:
+    header = live.checkpoint(live.claim(live.submit()), b"0123456789")
+    answer = live.http.get(f"/v1/checkpoints/{header.id}/download?format=onnx")
+    assert (answer.status_code, answer.json()["code"]) == (409, "checkpoint_damaged")
 
 
 @pytest.mark.parametrize("damage", ["DELETE FROM chunk WHERE ordinal = 1", "UPDATE chunk SET data = blob_id"])

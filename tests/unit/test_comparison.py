@@ -113,3 +113,19 @@ def test_specs_differ_field_by_field() -> None:
         Difference("#/seed", {"a": 0, "b": 0, "c": 1}),
     ]
     assert differences({"a": specs["a"], "b": dict(specs["a"])}) == []
+
+
+@given(CELL, CELL)
+def test_worse_is_one_side_of_the_exact_test(only_a: int, only_b: int) -> None:
+    """Where they are not equal, twice the smaller side is the two-sided probability."""
+    worse = comparison.worse_p_value(only_a, only_b)
+    if only_a > only_b:
+        assert 2 * worse == pytest.approx(comparison.exact_p_value(only_a, only_b), rel=1e-9)
+    n = only_a + only_b
+    assert worse == pytest.approx(sum(math.comb(n, k) for k in range(only_b + 1)) / 2**n, rel=1e-12)
+
+
+def test_worse_is_told_of_thousands() -> None:
+    assert comparison.worse_p_value(0, 0) == comparison.worse_p_value(0, 5) == 1
+    assert comparison.worse_p_value(5200, 4800) == pytest.approx(3.3e-5, rel=0.05)  # normal: z = 3.99
+    assert comparison.worse_p_value(10_000, 0) == 0

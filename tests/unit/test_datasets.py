@@ -5,13 +5,15 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from service.catalog import CATALOG
 from service.data import simulated
-from service.data.datasets import Dataset, load
+from service.data.datasets import Dataset, WrongUploads, load
+from service.data.uploaded import Uploaded
 from service.spec import DatasetSpec
 from tests.unit.conftest import NAMES, TEST, TRAIN, Files, hashes, write
 
@@ -130,3 +132,29 @@ def test_neither_module_imports_torch() -> None:
     code = "import sys, service.data.datasets, service.data.digits; print({'torch', 'torchvision', 'fastapi'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"
+
+
+def test_uploads_follow_the_dataset_and_leave_its_split_alone(folder: Path) -> None:
+    generator = np.random.default_rng(7)
+    images, labels = generator.integers(0, 256, (6, 784), dtype=np.uint8), generator.integers(0, 10, 6)
+    added = Uploaded.of((images[:4], labels[:4]), (images[4:], labels[4:]))
+    told = {"id": f"ds_{0:032}", "sha256": added.sha256, "train_examples": 4, "test_examples": 2}
+
+    def with_uploads(**spec: Any) -> Dataset:
+        asked = DatasetSpec.model_validate(spec | {"uploads": [told]})
+        data = load(asked, cache_dir=folder / "cache", data_dir=folder, uploads=[added])
+        assert len(data.train_inputs) == asked.train_examples
+        assert len(data.test_inputs) == asked.test_examples
+        return data
+
+    plain, more = small(folder, examples=15, validation=5), with_uploads(examples=15, validation=5)
+    assert (more.train_inputs == np.concatenate([plain.train_inputs, images[:4]])).all()
+    assert (more.train_targets == np.concatenate([plain.train_targets, labels[:4]])).all()
+    assert (more.validation_inputs == plain.validation_inputs).all()
+    assert (more.test_inputs == plain.test_inputs).all()
+    alone = with_uploads(name="uploaded", validation=1)
+    assert len(alone.validation_inputs) == 1
+    assert (alone.test_inputs == images[4:]).all()
+    assert len({plain.sha256, more.sha256, alone.sha256}) == 3
+    with pytest.raises(WrongUploads):
+        load(DatasetSpec.model_validate({"uploads": [told]}), cache_dir=folder / "cache", data_dir=folder)

@@ -15,6 +15,7 @@ from service.presets import LECTURE, PRESETS, find, with_overrides
 from service.spec import Augmentation, Committee, TrainingSpec, parse
 
 BUDGET = 200_000_000
+UPLOAD = {"id": f"ds_{0:032}", "sha256": "0" * 64, "train_examples": 40, "test_examples": 0}
 
 
 def mistakes(payload: object) -> dict[str, str]:
@@ -48,6 +49,17 @@ def test_an_empty_object_is_a_spec() -> None:
         ({"dataset": {"noise": 0.1}}, "#/dataset/noise", "simulated"),
         ({"dataset": {"validation": 60_000}}, "#/dataset/validation", "fewer"),
         ({"dataset": {"examples": 60_001}}, "#/dataset/examples", "60,000"),
+        ({"dataset": {"uploads": ["ds_1"]}}, "#/dataset/uploads/0", "object"),
+        ({"dataset": {"uploads": [UPLOAD, UPLOAD]}}, "#/dataset/uploads", "once"),
+        ({"dataset": {"uploads": [UPLOAD], "validation": 60_000}}, "#/dataset/validation", "fewer"),
+        ({"dataset": {"name": "uploaded"}}, "#/dataset/uploads", "at least one"),
+        ({"dataset": {"name": "uploaded", "uploads": [UPLOAD]}}, "#/dataset/uploads", "no test examples"),
+        (
+            {"dataset": {"name": "uploaded", "examples": 3, "uploads": [UPLOAD]}},
+            "#/dataset/examples",
+            "whole",
+        ),
+        ({"dataset": {"name": "simulated", "uploads": [UPLOAD]}}, "#/dataset/uploads", "leave it out"),
         ({"task": "regression"}, "#/task", "classification"),
         ({"committee": {"members": 1}}, "#/committee/members", "2"),
         ({"committee": {"members": 65}}, "#/committee/members", "64"),

@@ -125,7 +125,7 @@ class BodyLimit:
             return sys.maxsize, ""  # each of its lines is limited where it is read
         if path == "/v1/batches":
             return self._settings.max_batch_bytes, "NUMERAL_MAX_BATCH_BYTES"
-        if path.endswith(("/predict", "/read", "/infer", "/explain")):
+        if path.endswith(("/predict", "/read", "/infer", "/explain", "/v1/datasets")):
             return self._settings.max_body_bytes, "NUMERAL_MAX_BODY_BYTES"
         return self._settings.max_json_bytes, "NUMERAL_MAX_JSON_BYTES"
 

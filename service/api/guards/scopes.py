@@ -20,12 +20,13 @@ READ: Final[Needed] = ("read",)
 PREDICT: Final[Needed] = ("predict",)
 EITHER: Final[Needed] = ("read", "predict")  # what a client looks at before it predicts
 TRAIN: Final[Needed] = ("train",)
+KEPT: Final[Needed] = ("predict", "train")  # whoever had an image kept has its id, which nobody guesses
 ADMIN: Final[Needed] = ("admin",)
 
 _ROUTES: Final[Mapping[Needed, str]] = {  # by module and function
     OPEN: "health.livez health.readyz inference_protocol.live inference_protocol.ready",
     READ: """
-        catalog.listed catalog.shown catalog.datasets catalog.alive
+        catalog.listed catalog.shown catalog.datasets catalog.dataset catalog.alive
         checkpoints.of_job checkpoints.shown checkpoints.download
         compare.compared
         events.events_of events.metrics_of
@@ -59,8 +60,12 @@ _ROUTES: Final[Mapping[Needed, str]] = {  # by module and function
         jobs.create jobs.changed jobs.deleted jobs.cancelled jobs.paused jobs.resumed
         models.pointed models.rolled_back
         sweeps.create sweeps.cancelled
+        datasets.create datasets.deleted
+        feedback.listed feedback.shown feedback.collected
+        promotions.promoted
         inference_protocol.load inference_protocol.unload
     """,
+    KEPT: "feedback.labelled feedback.deleted",
     ADMIN: "keys.create keys.listed keys.shown keys.revoked",
 }
 _NEEDED: Final[Mapping[str, Needed]] = {

@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from service import checkpoints, plots
 from service.api.context import Context
-from service.api.examples import Shelf
+from service.api.examples import Examples, Shelf
 from service.api.jobs.reports import NotAClassification, SpecNotAccepted, answers_of, no_report, task_of
 from service.api.problems import bad_parameters
 from service.catalog import Task
@@ -268,12 +268,16 @@ def _peak(augmentation: Augmentation) -> float:
 
 def sample_grid(shelf: Shelf, spec: DatasetSpec, *, seed: int, count: int) -> Picture:
     """Training images of a dataset. Raises examples.NotFetched."""
-    chosen = shelf.chosen(spec, seed=seed, count=count)
+    return grid(shelf.chosen(spec, seed=seed, count=count), spec.name)
+
+
+def grid(chosen: Examples, name: str) -> Picture:
+    """Images of a dataset of that name, under their labels."""
     return plots.samples(
         chosen.pixels,
         chosen.labels.tolist(),
         chosen.index.tolist(),
-        heading=f"{spec.name}: {len(chosen.index)} of {chosen.total:,} training images",
+        heading=f"{name}: {len(chosen.index)} of {chosen.total:,} training images",
     )
 
 

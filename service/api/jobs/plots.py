@@ -9,15 +9,17 @@ from service.api.context import Context, Wired
 from service.api.jobs import drawings
 from service.api.jobs.drawings import DRAWERS, SHOWN, Options, PlotName, Subject
 from service.api.jobs.jobs import JobId
+from service.api.jobs.uploads import PREFIX
 from service.api.pictures import DRAWN, UNCHANGED, FileFormat, IfNoneMatch
 from service.api.problems import bad_parameters, documented
-from service.catalog import CATALOG
+from service.catalog import CATALOG, UPLOADED
 from service.data import simulated
 from service.errors import FieldError, NotFound
 from service.plots import CURVES, MAX_TILES, Axis, Picture
 from service.spec import DatasetSpec
-from service.store import jobs
+from service.store import datasets, jobs
 
+BUILT_IN = tuple(name for name in CATALOG if name != UPLOADED)
 MAX_NUMBER = 2**53 - 1  # what JavaScript counts up to
 
 router = APIRouter(prefix="/v1", tags=["pictures"])
@@ -124,7 +126,9 @@ def _require_fitting(name: PlotName, request: Request) -> None:
 )
 def of_dataset(
     context: Wired,
-    name: Annotated[str, Path(description="Name of a dataset.", examples=["mnist"])],
+    name: Annotated[
+        str, Path(description="Name of a dataset, or id of an uploaded one.", examples=["mnist"])
+    ],
     file_format: FileFormat,
     seed: _Seed = 0,
     count: _Count = None,
@@ -132,9 +136,9 @@ def of_dataset(
 ) -> Response:
     """Training images under their labels, 16 unless `count` says otherwise; of `simulated`, points (unset:
     1,000) about the true function. A dataset that is not on this machine is not fetched for it."""
-    if name not in CATALOG:
+    if name not in BUILT_IN and not name.startswith(PREFIX):
         raise NotFound(
-            f"no dataset is called {name!r}; there are {', '.join(CATALOG)}", code="dataset_not_found"
+            f"no dataset is called {name!r}; there are {', '.join(BUILT_IN)}", code="dataset_not_found"
         )
     return pictures.answer(
         context.studio,
@@ -147,6 +151,9 @@ def of_dataset(
 
 
 def _samples(context: Context, name: str, seed: int, count: int | None) -> Picture:
+    if name not in BUILT_IN:
+        chosen = context.shelf.uploaded(name, seed=seed, count=count or SHOWN)
+        return drawings.grid(chosen, datasets.get(context.db, name).name)
     if CATALOG[name].task == "classification":
         spec = DatasetSpec.model_validate({"name": name})
         return drawings.sample_grid(context.shelf, spec, seed=seed, count=count or SHOWN)

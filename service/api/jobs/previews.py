@@ -13,7 +13,7 @@ from service.api.jobs import drawings
 from service.api.jobs.submissions import validated
 from service.api.pictures import DRAWN, MEDIA_TYPES, Kind
 from service.api.problems import documented
-from service.catalog import CATALOG, DatasetName
+from service.catalog import CATALOG, BuiltIn
 from service.mistakes import field_mistake
 from service.spec import Augmentation, DatasetSpec
 
@@ -25,7 +25,7 @@ class PreviewRequest(BaseModel):
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
 
-    dataset: Annotated[DatasetName, Field(description="Whose training images.")] = "mnist"
+    dataset: Annotated[BuiltIn, Field(description="Whose training images.")] = "mnist"
     augmentation: Annotated[Augmentation, Field(description="As a TrainingSpec has it.")]
     seed: Annotated[int, Field(ge=0, lt=2**63, description="Chooses the images and deforms them.")] = 0
     count: Annotated[int, Field(ge=1, le=drawings.MAX_COLUMNS, description="Images.")] = 8

@@ -7,7 +7,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 
 from service import presets
 from service import spec as specs
-from service.api.jobs import teachers
+from service.api.jobs import teachers, uploads
 from service.errors import FieldError, Invalid, NotFound
 from service.mistakes import field_mistake, pointed
 from service.store.database import Database
@@ -65,12 +65,13 @@ class JobChange(Payload):
 
 
 class Submission:
-    """What a submit asks for, read strictly; its teacher, if it has one, named by id. Raises Invalid."""
+    """What a submit asks for, read strictly; its teacher, if it has one, named by id, and its
+    uploaded datasets by what they are. Raises Invalid."""
 
     def __init__(self, payload: dict[str, Any], db: Database, *, max_parameters: int) -> None:
         is_envelope = not payload.keys().isdisjoint(JobRequest.model_fields)
         self.request = validated(JobRequest, payload) if is_envelope else JobRequest(spec=payload)
-        merged = self.request.spec or {}
+        merged = uploads.named(db, self.request.spec or {}, where="#/spec" if is_envelope else "#")
         if self.request.preset is not None:
             merged = presets.with_overrides(_preset(self.request.preset), merged)
         try:

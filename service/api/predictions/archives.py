@@ -70,6 +70,10 @@ class Archive:
     def __len__(self) -> int:
         return len(self._listed)
 
+    @property
+    def names(self) -> list[str]:
+        return [info.filename[:MAX_NAME] for info in self._listed]
+
     def read(self, number: int, *, max_bytes: int) -> tuple[str, bytes | ServiceError]:
         """A file's name, and its content or what is wrong with it."""
         info = self._listed[number]

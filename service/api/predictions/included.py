@@ -66,7 +66,7 @@ def told(names: frozenset[str], pixels: NDArray[Any], digit: Digit | None) -> Ma
     polarity = None if digit is None else digit.polarity
     fields: dict[str, Any] = {"box": boxed(digit), "polarity": polarity}
     if "image" in names:
-        fields["image"] = _png(pixels)
+        fields["image"] = png_url(pixels)
     return {name: value for name, value in fields.items() if name in names}
 
 
@@ -77,7 +77,8 @@ def boxed(digit: Digit | None) -> dict[str, int] | None:
     return dict(zip(("left", "top", "width", "height"), digit.box, strict=True))
 
 
-def _png(pixels: NDArray[Any]) -> str:
+def png_url(pixels: NDArray[Any]) -> str:
+    """(784,) from 0 to 255 as a data: URL of a PNG."""
     grey = np.asarray(pixels).round().astype(np.uint8).reshape(SIDE, SIDE)
     _, data = cv2.imencode(".png", grey)
     return "data:image/png;base64," + base64.b64encode(data.tobytes()).decode()

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Annotated, Any, Literal
 
+import numpy as np
 import orjson
 from fastapi import APIRouter, Depends, Query, Request, Response
 from pydantic import BaseModel, Field
@@ -23,10 +24,16 @@ from service.batcher import Batcher
 from service.classifier import Loaded
 from service.confidence import Predicted
 from service.data.digits import PREPROCESSING_VERSION, DigitWarning, Mode
-from service.errors import ServiceError
+from service.errors import Forbidden, ServiceError
+from service.store import feedback
+from service.store.feedback import Seen
 from service.store.models import LATEST, Model
 
 router = APIRouter(prefix="/v1", tags=["predictions"])
+
+
+class FeedbackOff(Forbidden):
+    code = "feedback_off"
 
 
 class Prediction(Included):
@@ -64,6 +71,9 @@ class Prediction(Included):
         ),
     ] = None
     name: Annotated[str | None, Field(description="Of the file in an archive.")] = None
+    feedback_id: Annotated[
+        str | None, Field(description="Under which the image is kept, to be labelled. With `store=true`.")
+    ] = None
 
 
 class Unread(BaseModel):
@@ -148,7 +158,7 @@ BODY = {
         },
     }
 }
-_REFUSALS = (400, 409, 413, 415)
+_REFUSALS = (400, 403, 409, 413, 415, 507)
 Preprocess = Annotated[Mode | None, Query(description="How images are brought to what MNIST looks like.")]
 OnErrorChoice = Annotated[
     OnError | None,
@@ -164,6 +174,15 @@ Exact = Annotated[
 ]
 
 
+Store = Annotated[
+    bool,
+    Query(
+        description="Keep the 28 x 28 that the network saw of each image, to be labelled and learnt from, until it is "
+        "deleted; `feedback_id` of each prediction is its name."
+    ),
+]
+
+
 @dataclass(frozen=True)
 class Question:
     """What a request asks, whichever model answers."""
@@ -175,6 +194,7 @@ class Question:
     min_confidence: float | None
     coverage: float | None
     exact: bool
+    store: bool
 
     def wanted(self, batch: Batch) -> Asked:
         """Beyond the answer that everybody gets."""
@@ -191,9 +211,12 @@ async def _question(
     coverage: Coverage = None,
     on_error: OnErrorChoice = None,
     exact: Exact = False,
+    store: Store = False,
 ) -> Question:
+    if store and not context.settings.max_feedback:
+        raise FeedbackOff("no images are kept here (NUMERAL_MAX_FEEDBACK is 0): ask without store")
     way = Way(context.settings, PREPROCESSING_VERSION, preprocess, on_error)
-    return Question(request.scope, upload, way, include, min_confidence, coverage, exact)
+    return Question(request.scope, upload, way, include, min_confidence, coverage, exact, store)
 
 
 Questioned = Annotated[Question, Depends(_question)]
@@ -228,7 +251,28 @@ def _answer(context: Context, reference: str, question: Question) -> Response:
     told = predicted(
         context.batcher, loaded, batch, question.scope, question.wanted(batch), exact=question.exact
     )
+    if question.store:
+        _keep(context, loaded.model, batch, told)
     return Response(answered(loaded.model, told), media_type="application/json")
+
+
+def _keep(context: Context, model: Model, batch: Batch, told: list[dict[str, Any]]) -> None:
+    """Keep the images that could be read, and tell under which names."""
+    read = [index for index in range(len(told)) if index not in batch.errors]
+    seen = (
+        Seen(
+            np.asarray(batch.pixels[index]).round().astype(np.uint8),
+            int(np.argmax(told[index]["probabilities"])),  # also where it abstains
+            float(np.max(told[index]["probabilities"])),
+        )
+        for index in read
+    )
+    at_most = context.settings.max_feedback
+    names = feedback.keep(
+        context.db, seen, model_id=model.id, preprocessing=model.preprocessing, at_most=at_most
+    )
+    for index, name in zip(read, names, strict=True):
+        told[index]["feedback_id"] = name
 
 
 def _read(context: Context, reference: str, question: Question) -> tuple[Loaded, Batch]:

@@ -23,6 +23,7 @@ let ended = null; // when the last stroke ended, until its answer is shown
 
 pad.addEventListener("ink", (event) => {
   if (event.detail.isComplete) ended = performance.now();
+  about(pad.isEmpty ? null : () => pad.picture());
   read();
 });
 model.addEventListener("change", () => !pad.isEmpty && read());
@@ -98,6 +99,58 @@ function refused(error) {
   if (!(error instanceof Problem)) throw error;
 }
 
+// ---- what it really is: kept to learn from, by a click
+
+let shown = null; // makes the picture that the answer is about
+let keptAs = null; // under which id it is kept
+
+/** The answer is about another picture from now on. */
+function about(picture) {
+  const isPlain = keptAs === null && (shown === null) === (picture === null);
+  shown = picture;
+  keptAs = null;
+  if (isPlain) return; // a stroke comes in many pieces
+  $("#kept").replaceChildren();
+  offerTruth();
+}
+
+const offerTruth = (chosen = null) =>
+  $("#truth").replaceChildren(
+    ...Array.from({ length: 10 }, (_, digit) =>
+      h("button", { type: "button", disabled: shown === null, "aria-pressed": String(digit === chosen), onclick: () => told(() => correct(digit)) }, String(digit)),
+    ),
+  );
+
+let saving = Promise.resolve(); // clicks follow one another, so that a picture is kept once
+function correct(digit) {
+  const mine = shown;
+  saving = saving.catch(() => {}).then(() => keep(digit, mine));
+  return saving;
+}
+
+async function keep(digit, mine) {
+  if (mine !== shown) return; // it has been drawn on since the click
+  let id = keptAs;
+  if (id === null) {
+    const body = await mine();
+    const answer = await api(readPath("&store=true"), { method: "POST", body, headers: { "Content-Type": body.type } });
+    id = answer.predictions[0].feedback_id;
+    if (mine === shown) keptAs = id;
+  }
+  await api(`/v1/feedback/${id}/label`, { method: "PUT", json: { label: digit } });
+  if (mine !== shown) return;
+  offerTruth(digit);
+  $("#truth").children[digit].focus();
+  $("#kept").replaceChildren(`Kept as ${digit}, to learn from. `, h("button", { type: "button", class: "link", onclick: () => told(() => forget(id)) }, "Delete it"));
+}
+
+async function forget(id) {
+  await api(`/v1/feedback/${id}`, { method: "DELETE" });
+  if (keptAs === id) about(shown);
+  toast("It is not kept any more");
+}
+offerTruth();
+
 // ---- pictures
 
 const rows = [];
@@ -117,6 +170,7 @@ async function readFiles(files) {
   const [first] = answer.predictions;
   if (pictures.length === 1 && !first.error) {
     await answered(first, pictures[0].name);
+    about(async () => pictures[0]);
     speak(first);
   } else {
     $("#spoken").textContent = `${pictures.length} pictures are read; they are in the table.`;

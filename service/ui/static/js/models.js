@@ -43,6 +43,7 @@ function row(model) {
 }
 
 function pick(model) {
+  $("#gate").replaceChildren();
   history.replaceState(null, "", `?model=${model.id}`);
   show(model);
   if (innerWidth < 1000) $("#card").scrollIntoView({ block: "start" });
@@ -59,6 +60,7 @@ function show(model) {
   const isReader = model.task === "classification";
   $("#promote").hidden = !isReader;
   $("#download").href = `/v1/models/${model.id}/download`;
+  $("#onnx").href = `/v1/models/${model.id}/download?format=onnx`;
   $("#again").href = `/train?job=${model.job_id}`;
   for (const [name, address] of [["inside", `/look?job=${model.job_id}`], ["drawn", `/?model=${model.id}`]]) {
     $(`#${name}`).hidden = !isReader;
@@ -82,10 +84,39 @@ function show(model) {
 $("#promote").addEventListener("submit", async (event) => {
   event.preventDefault();
   const name = $("#alias").value.trim();
-  const moved = await told(() => api(`/v1/aliases/${encodeURIComponent(name)}`, { method: "PUT", json: { model: chosen } }));
+  const path = `/v1/aliases/${encodeURIComponent(name)}`;
+  const isGated = $("#gated").checked;
+  const button = $("#promote button");
+  button.disabled = true;
+  $("#gate").replaceChildren(...(isGated ? [h("p", { class: "quiet small" }, "Both read the test set …")] : []));
+  let gate = null;
+  const moved = await told(async () => {
+    try {
+      return isGated ? await api(`${path}/promote`, { json: { model: chosen } }) : await api(path, { method: "PUT", json: { model: chosen } });
+    } catch (error) {
+      if (!error.gate) throw error;
+      gate = error.gate; // it is told below, with its numbers
+      return undefined;
+    }
+  });
+  button.disabled = false;
   if (moved) toast(`${name} points at ${named(versionOf(moved.model))}`);
   await told(refresh);
+  gate ??= moved?.gate;
+  $("#gate").replaceChildren(...(gate ? [verdict(name, gate)] : []));
 });
+
+/** What the test found, in words and numbers. */
+function verdict(name, gate) {
+  const row = (id, accuracy, only) => h("tr", {}, h("td", {}, named(versionOf(id))), h("td", { class: "n" }, percent(accuracy)), h("td", { class: "n" }, count(only)));
+  const chance = gate.p_value < 1e-4 ? "under 0.0001" : figure(gate.p_value);
+  return h("div", { class: gate.passed ? "note stack" : "note bad stack" },
+    h("p", {}, h("strong", {}, gate.passed ? `Promoted: ${name} has moved.` : `Refused: ${name} stays where it is.`),
+      ` Of the images that only one of the two reads right, ${count(gate.only_present_right)} fall to the model there before and ${count(gate.only_candidate_right)} to this one. By luck alone a split so bad for this one has a chance of ${chance}; below ${gate.level} it is refused.`),
+    h("table", {},
+      h("thead", {}, h("tr", {}, h("th", {}, `Test set of ${gate.dataset}, ${count(gate.examples)}`), h("th", { class: "n" }, "Read right"), h("th", { class: "n" }, "Alone right"))),
+      h("tbody", {}, row(gate.present, gate.accuracy_present, gate.only_present_right), row(gate.candidate, gate.accuracy_candidate, gate.only_candidate_right))));
+}
 
 async function rollBack(name) {
   const moved = await told(() => api(`/v1/aliases/${encodeURIComponent(name)}/rollback`, { method: "POST" }));

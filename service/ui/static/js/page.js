@@ -22,7 +22,7 @@ export const $$ = (selector, root = document) => [...root.querySelectorAll(selec
 export class Problem extends Error {
   constructor(status, body) {
     super(body.detail ?? body.title ?? `the service answered ${status}`);
-    Object.assign(this, { status, code: body.code ?? "", errors: body.errors ?? [] });
+    Object.assign(this, { status, code: body.code ?? "", errors: body.errors ?? [], gate: body.gate ?? null });
   }
 }
 

@@ -1,0 +1,1 @@
+"""Datasets that come in: uploads, and what was kept of predictions."""
