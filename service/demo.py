@@ -59,7 +59,7 @@ def _train(client: Client, console: Console) -> bool:
     console.print(f"\nTraining {PRESET}: 784-32-10, full batch, Adam, 200 iterations (the lecture's first).")
     job = follow(client, client.jobs.create(preset=PRESET).id, console)
     if job.state != "succeeded":
-        console.print(f"[red]The job {job.state}[/]: {(job.error or {}).get('detail')}")
+        console.print(f"[red]The job {job.state}[/]: {job.error.detail if job.error else ''}")
         return False
     accuracy = job.metrics["test_accuracy"]
     console.print(

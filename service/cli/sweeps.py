@@ -8,7 +8,7 @@ import typer
 from rich.console import Group, RenderableType
 from rich.table import Column, Table
 
-from service.cli.terminal import Json, Output, Url, draw, err, figure, show, told
+from service.cli.terminal import Json, Output, Url, connected, draw, err, figure, show, told
 from service.cli.training import parse_changes, read_request
 from service.client import Client, Member, Sweep
 from service.errors import Invalid
@@ -58,16 +58,16 @@ def sweep(
     }
     if priority is not None:
         request["priority"] = priority
-    with Client(url) as client:
+    with connected(url) as client:
         if dry_run:
-            _show_dry_run(client.sweeps.dry_run(**request), as_json)
+            _show_dry_run(client.sweeps.dry_run(**request).as_told(), as_json)
             return
         made = client.sweeps.create(**request)
         if wait:
             _follow(client, made.id, as_json)
         else:
             said = f"{made.id} has {made.size:,} jobs; look at it: numeral sweeps show {made.id}"
-            show(made.model_dump(), said, as_json)
+            show(made.as_told(), said, as_json)
 
 
 @app.command("list")
@@ -76,31 +76,31 @@ def list_sweeps(
     limit: Annotated[int, typer.Option(min=1, max=100)] = 20, as_json: Json = False, url: Url = None
 ) -> None:
     """The newest sweeps."""
-    with Client(url) as client:
-        found = client.sweeps.list(limit=limit)
+    with connected(url) as client:
+        found = list(client.sweeps.list(limit=limit))
     columns = (
         Column(name, no_wrap=name == "sweep") for name in ("sweep", "state", "members", "preset", "varies")
     )
     table = Table(*columns, box=None)
     for one in found:
         table.add_row(one.id, one.state, f"{one.size:,}", one.preset, ", ".join(one.fields))
-    show([one.model_dump() for one in found], table, as_json)
+    show([one.as_told() for one in found], table, as_json)
 
 
 @app.command("show")
 @told
 def show_sweep(sweep_id: str, sort: Sort = None, as_json: Json = False, url: Url = None) -> None:
     """The members of a sweep, best first."""
-    with Client(url) as client:
+    with connected(url) as client:
         found = client.sweeps.get(sweep_id, sort=sort)
-    show(found.model_dump(), Group(*_standing(found)), as_json)
+    show(found.as_told(), Group(*_standing(found)), as_json)
 
 
 @app.command("watch")
 @told
 def watch_sweep(sweep_id: str, as_json: Json = False, url: Url = None) -> None:
     """Follow a sweep to its end; exit status 0 only if all its jobs succeeded."""
-    with Client(url) as client:
+    with connected(url) as client:
         _follow(client, sweep_id, as_json)
 
 
@@ -108,9 +108,9 @@ def watch_sweep(sweep_id: str, as_json: Json = False, url: Url = None) -> None:
 @told
 def cancel_sweep(sweep_id: str, as_json: Json = False, url: Url = None) -> None:
     """End every member that has not ended."""
-    with Client(url) as client:
+    with connected(url) as client:
         found = client.sweeps.cancel(sweep_id)
-    show(found.model_dump(), f"{found.id} is {found.state}: {_counts(found)}", as_json)
+    show(found.as_told(), f"{found.id} is {found.state}: {_counts(found)}", as_json)
 
 
 @app.command("plot")
@@ -131,7 +131,7 @@ def plot_sweep(
     """Draw a picture that compares the members into the file named, or sweep-NAME.png; a .csv holds its
     numbers."""
     chosen = parse_changes(options or [])
-    with Client(url) as client:
+    with connected(url) as client:
         draw(
             file,
             f"sweep-{name}.png",
@@ -199,7 +199,7 @@ def _follow(client: Client, sweep_id: str, as_json: bool) -> None:
     from service import progress
 
     found = progress.follow_sweep(client, sweep_id, err)
-    show(found.model_dump(), Group(*_standing(found)), as_json)
+    show(found.as_told(), Group(*_standing(found)), as_json)
     if found.state != "succeeded":
         raise typer.Exit(1)
 

@@ -68,9 +68,7 @@ class Service:
         return job
 
     def step(self, job_id: str) -> int:
-        progress = self.client.jobs.get(job_id).progress
-        assert progress is not None
-        return int(progress["step"])
+        return self.client.jobs.get(job_id).progress.step or 0
 
     def events(self, job_id: str) -> list[Event]:
         return list(self.client.jobs.events(job_id))

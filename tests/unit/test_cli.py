@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import pytest
 from rich.console import Console, Group
 from typer.testing import CliRunner
 
-from service.cli import app, jobs, pictures, sweeps, tables
+from service.cli import app, jobs, sweeps, tables, terminal
 from service.cli.terminal import figure
 from service.client import Client, Job, Member, Sweep
 
@@ -29,6 +30,11 @@ HEAVY = (
 
 def run(*words: str) -> Any:
     return CliRunner().invoke(app, words)
+
+
+def answering(monkeypatch: pytest.MonkeyPatch, answer: Callable[[httpx.Request], httpx.Response]) -> None:
+    """Let every command ask this instead of a server."""
+    monkeypatch.setattr(terminal, "Client", partial(Client, transport=httpx.MockTransport(answer)))
 
 
 def shown(found: dict[str, Any], of: Any) -> str:
@@ -65,7 +71,8 @@ def test_presets_say_how_long_they_take(monkeypatch: pytest.MonkeyPatch) -> None
         {"name": "a", "steps": None, "spec": {"budget_seconds": 60.0}, **common},
         {"name": "b", "steps": 2000, "spec": {"budget_seconds": None}, **common},
     ]
-    monkeypatch.setattr(Client, "presets", lambda _: found)
+    page = {"data": found, "has_more": False, "next": None}
+    answering(monkeypatch, lambda _: httpx.Response(200, json=page))
     said = run("presets").stdout
     assert "7,850 parameters, 60 seconds" in said
     assert "7,850 parameters, 2,000 steps" in said
@@ -112,8 +119,7 @@ def test_options_of_a_picture_are_the_servers_to_refuse(
         asked.append(request)
         return httpx.Response(422, json={"code": "invalid_parameter", "detail": "no such parameter"})
 
-    transport = httpx.MockTransport(refuse)
-    monkeypatch.setattr(pictures, "Client", partial(Client, transport=transport))
+    answering(monkeypatch, refuse)
     file = tmp_path / "loss.png"
     words = ("--set", "format=csv", "--set", "name=x", "--set", "job_id=y", "--set", "log=true")
     ran = run("plot", "job_0", "loss", *words, "-o", str(file))
