@@ -11,7 +11,8 @@ from typing import Annotated, BinaryIO
 import typer
 from rich.table import Column, Table
 
-from service.cli.terminal import Json, Url, connected, err, existing, show, told
+from service.cli import completion
+from service.cli.terminal import Json, ModelRef, Url, connected, err, existing, show, told
 from service.client import Batch, Client
 from service.errors import Invalid
 
@@ -21,6 +22,7 @@ PICTURES = (b"\x89PNG", b"\xff\xd8\xff", b"RIFF")  # how PNG, JPEG and WebP begi
 
 app = typer.Typer(help="Look at batches and steer them.", no_args_is_help=True)
 
+BatchId = Annotated[str, typer.Argument(help="A batch.", autocompletion=completion.batches)]
 Results = Annotated[
     Path | None, typer.Option("--out", "-o", help="The file that the answers go to; it is written over.")
 ]
@@ -32,7 +34,7 @@ def batch(
         list[Path],
         typer.Argument(help="Pictures; or one file of JSON lines, of pixels, or a ZIP of pictures."),
     ],
-    model: Annotated[str, typer.Option(help="A model id, latest, or an alias.")] = "latest",
+    model: ModelRef = "latest",
     out: Results = None,
     as_json: Json = False,
     url: Url = None,
@@ -65,7 +67,7 @@ def list_batches(
 
 @app.command("show")
 @told
-def show_batch(batch_id: str, as_json: Json = False, url: Url = None) -> None:
+def show_batch(batch_id: BatchId, as_json: Json = False, url: Url = None) -> None:
     """Everything about a batch."""
     with connected(url) as client:
         found = client.batches.get(batch_id)
@@ -74,7 +76,7 @@ def show_batch(batch_id: str, as_json: Json = False, url: Url = None) -> None:
 
 @app.command("watch")
 @told
-def watch_batch(batch_id: str, out: Results = None, as_json: Json = False, url: Url = None) -> None:
+def watch_batch(batch_id: BatchId, out: Results = None, as_json: Json = False, url: Url = None) -> None:
     """Follow a batch to its end and write its answers; exit status 0 only if it succeeded."""
     with connected(url) as client:
         follow(client, batch_id, out, as_json)
@@ -82,7 +84,7 @@ def watch_batch(batch_id: str, out: Results = None, as_json: Json = False, url: 
 
 @app.command("cancel")
 @told
-def cancel_batch(batch_id: str, as_json: Json = False, url: Url = None) -> None:
+def cancel_batch(batch_id: BatchId, as_json: Json = False, url: Url = None) -> None:
     """End a batch; what it has answered stays."""
     with connected(url) as client:
         found = client.batches.cancel(batch_id)
@@ -91,7 +93,7 @@ def cancel_batch(batch_id: str, as_json: Json = False, url: Url = None) -> None:
 
 @app.command("delete")
 @told
-def delete_batch(batch_id: str, as_json: Json = False, url: Url = None) -> None:
+def delete_batch(batch_id: BatchId, as_json: Json = False, url: Url = None) -> None:
     """Forget a batch that has ended, with its answers."""
     with connected(url) as client:
         client.batches.delete(batch_id)

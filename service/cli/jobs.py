@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 from rich.table import Column, Table
 
-from service.cli.terminal import Json, Url, accuracy, connected, err, show, told
+from service.cli.terminal import JobId, Json, Url, accuracy, connected, err, show, told
 from service.client import Client, Job
 
 app = typer.Typer(help="Look at jobs and steer them.", no_args_is_help=True)
@@ -35,7 +35,7 @@ def list_jobs(
 
 @app.command("show")
 @told
-def show_job(job_id: str, as_json: Json = False, url: Url = None) -> None:
+def show_job(job_id: JobId, as_json: Json = False, url: Url = None) -> None:
     """Everything about a job."""
     with connected(url) as client:
         job = client.jobs.get(job_id)
@@ -44,7 +44,7 @@ def show_job(job_id: str, as_json: Json = False, url: Url = None) -> None:
 
 @app.command("watch")
 @told
-def watch_job(job_id: str, as_json: Json = False, url: Url = None) -> None:
+def watch_job(job_id: JobId, as_json: Json = False, url: Url = None) -> None:
     """Follow a job to its end; exit status 0 only if it succeeded."""
     with connected(url) as client:
         follow(client, job_id, as_json)
@@ -52,21 +52,21 @@ def watch_job(job_id: str, as_json: Json = False, url: Url = None) -> None:
 
 @app.command("cancel")
 @told
-def cancel_job(job_id: str, as_json: Json = False, url: Url = None) -> None:
+def cancel_job(job_id: JobId, as_json: Json = False, url: Url = None) -> None:
     """End a job."""
     _steer(lambda client: client.jobs.cancel(job_id), as_json, url)
 
 
 @app.command("pause")
 @told
-def pause_job(job_id: str, as_json: Json = False, url: Url = None) -> None:
+def pause_job(job_id: JobId, as_json: Json = False, url: Url = None) -> None:
     """Let a job save and stop for now."""
     _steer(lambda client: client.jobs.pause(job_id), as_json, url)
 
 
 @app.command("resume")
 @told
-def resume_job(job_id: str, as_json: Json = False, url: Url = None) -> None:
+def resume_job(job_id: JobId, as_json: Json = False, url: Url = None) -> None:
     """Let a paused job go on."""
     _steer(lambda client: client.jobs.resume(job_id), as_json, url)
 

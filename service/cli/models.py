@@ -1,14 +1,13 @@
-"""`numeral models`: look at models and point aliases at them; `numeral predict` and `numeral read`: read digits with
-one."""
+"""`numeral models`: look at models and point aliases at them."""
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.table import Column, Table
 
-from service.cli.terminal import Json, Url, accuracy, connected, existing, show, told
+from service.cli import completion
+from service.cli.terminal import Json, Url, accuracy, connected, show, told
 from service.client import Model
 
 app = typer.Typer(help="Look at models and point aliases at them.", no_args_is_help=True)
@@ -57,7 +56,9 @@ def _row(model: Model, names: str) -> Sequence[str]:
 @app.command("promote")
 @told
 def promote_model(
-    reference: Annotated[str, typer.Argument(help="A model id, latest, or an alias.")],
+    reference: Annotated[
+        str, typer.Argument(help="A model id, latest, or an alias.", autocompletion=completion.models)
+    ],
     alias: Annotated[str, typer.Option("--as", help="The alias to point at it.")] = "champion",
     as_json: Json = False,
     url: Url = None,
@@ -77,35 +78,3 @@ def roll_back_alias(
     with connected(url) as client:
         answer = client.models.rollback(alias)
     show(answer.as_told(), f"{alias} is {answer.model}", as_json)
-
-
-@told
-def predict(
-    files: Annotated[list[Path], typer.Argument(help="PNG, JPEG or WebP pictures of one digit each.")],
-    model: Annotated[str, typer.Option(help="A model id, latest, or an alias.")] = "latest",
-    as_json: Json = False,
-    url: Url = None,
-) -> None:
-    """Read digits."""
-    for file in files:
-        existing(file)
-    with connected(url) as client:
-        answer = client.predict(list(files), model=model)
-    table = Table("file", "digit", "confidence", "warnings")
-    for file, digit in zip(files, answer.predictions, strict=True):
-        table.add_row(str(file), str(digit.label), f"{digit.confidence:.1%}", ", ".join(digit.warnings))
-    show(answer.as_told(), table, as_json)
-
-
-@told
-def read(
-    file: Annotated[Path, typer.Argument(help="A PNG, JPEG or WebP picture of any number of digits.")],
-    model: Annotated[str, typer.Option(help="A model id, latest, or an alias.")] = "latest",
-    as_json: Json = False,
-    url: Url = None,
-) -> None:
-    """Read a picture of several digits: the text that they make."""
-    existing(file)
-    with connected(url) as client:
-        answer = client.read(file, model=model)
-    show(answer.as_told(), answer.text, as_json)

@@ -4,13 +4,13 @@ from typing import Annotated
 
 import typer
 
-from service.cli.terminal import Json, Output, Url, connected, draw, told
+from service.cli.terminal import JobId, Json, Output, Url, connected, draw, told
 from service.cli.training import parse_changes
 
 
 @told
 def plot(
-    job_id: str,
+    job_id: JobId,
     name: Annotated[
         str,
         typer.Argument(

@@ -8,7 +8,7 @@ from rich.console import Group
 from rich.table import Table
 
 from service.cli import tables
-from service.cli.terminal import Json, Url, connected, existing, show, told
+from service.cli.terminal import JobId, Json, Url, connected, existing, show, told
 from service.client.requests import given, path_of
 from service.errors import Invalid, ServiceError
 
@@ -20,7 +20,7 @@ class NoTorch(ServiceError):
 
 
 @told
-def report(job_id: str, as_json: Json = False, url: Url = None) -> None:
+def report(job_id: JobId, as_json: Json = False, url: Url = None) -> None:
     """How good a finished job is: by part, by class, and beside what was published."""
     with connected(url) as client:
         found = client.jobs.report(job_id)
@@ -29,7 +29,7 @@ def report(job_id: str, as_json: Json = False, url: Url = None) -> None:
 
 @told
 def misclassified(
-    job_id: str,
+    job_id: JobId,
     true: Digit = None,
     predicted: Digit = None,
     limit: Annotated[int, typer.Option(min=1, max=100)] = 20,

@@ -8,6 +8,7 @@ import typer
 from rich.console import Group, RenderableType
 from rich.table import Column, Table
 
+from service.cli import completion
 from service.cli.terminal import Json, Output, Url, connected, draw, err, figure, show, told
 from service.cli.training import parse_changes, read_request
 from service.client import Client, Member, Sweep
@@ -18,12 +19,19 @@ ROWS_SHOWN = 30
 
 app = typer.Typer(help="Look at sweeps, and cancel them.", no_args_is_help=True)
 
+SweepId = Annotated[str, typer.Argument(help="A sweep.", autocompletion=completion.sweeps)]
 Sort = Annotated[str | None, typer.Option(help="Metric to rank by, such as validation_loss; or index.")]
 
 
 @told
 def sweep(
-    what: Annotated[str, typer.Argument(help="A preset, a JSON or TOML file with a spec, or - for stdin.")],
+    what: Annotated[
+        str,
+        typer.Argument(
+            help="A preset, a JSON or TOML file with a spec, or - for stdin.",
+            autocompletion=completion.presets,
+        ),
+    ],
     changes: Annotated[
         list[str] | None,
         typer.Option("--set", help="Change a field of all: --set optimizer.learning_rate=0.01"),
@@ -89,7 +97,7 @@ def list_sweeps(
 
 @app.command("show")
 @told
-def show_sweep(sweep_id: str, sort: Sort = None, as_json: Json = False, url: Url = None) -> None:
+def show_sweep(sweep_id: SweepId, sort: Sort = None, as_json: Json = False, url: Url = None) -> None:
     """The members of a sweep, best first."""
     with connected(url) as client:
         found = client.sweeps.get(sweep_id, sort=sort)
@@ -98,7 +106,7 @@ def show_sweep(sweep_id: str, sort: Sort = None, as_json: Json = False, url: Url
 
 @app.command("watch")
 @told
-def watch_sweep(sweep_id: str, as_json: Json = False, url: Url = None) -> None:
+def watch_sweep(sweep_id: SweepId, as_json: Json = False, url: Url = None) -> None:
     """Follow a sweep to its end; exit status 0 only if all its jobs succeeded."""
     with connected(url) as client:
         _follow(client, sweep_id, as_json)
@@ -106,7 +114,7 @@ def watch_sweep(sweep_id: str, as_json: Json = False, url: Url = None) -> None:
 
 @app.command("cancel")
 @told
-def cancel_sweep(sweep_id: str, as_json: Json = False, url: Url = None) -> None:
+def cancel_sweep(sweep_id: SweepId, as_json: Json = False, url: Url = None) -> None:
     """End every member that has not ended."""
     with connected(url) as client:
         found = client.sweeps.cancel(sweep_id)
@@ -116,7 +124,7 @@ def cancel_sweep(sweep_id: str, as_json: Json = False, url: Url = None) -> None:
 @app.command("plot")
 @told
 def plot_sweep(
-    sweep_id: str,
+    sweep_id: SweepId,
     name: Annotated[str, typer.Argument(help="metric or series")] = "metric",
     file: Output = None,
     options: Annotated[

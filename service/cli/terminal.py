@@ -10,6 +10,7 @@ import typer
 from rich.console import Console, RenderableType
 from rich.markup import escape
 
+from service.cli import completion
 from service.client import ApiError, Client, NumeralError, Unreachable
 from service.errors import Conflict, Invalid, ServiceError
 from service.redaction import redacted
@@ -32,6 +33,10 @@ err = Console(stderr=True, highlight=False, soft_wrap=True)
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Output = Annotated[
     Path | None, typer.Option("--output", "-o", help="The file (.png, .svg or .csv); it is written over.")
+]
+JobId = Annotated[str, typer.Argument(help="A job.", autocompletion=completion.jobs)]
+ModelRef = Annotated[
+    str, typer.Option("--model", help="A model id, latest, or an alias.", autocompletion=completion.models)
 ]
 Url = Annotated[
     str | None, typer.Option("--url", envvar="NUMERAL_URL", help="Server (http://127.0.0.1:8000).")

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
+from service.cli import completion
 from service.cli.jobs import follow
 from service.cli.terminal import Json, Url, connected, show, told
 from service.errors import Invalid
@@ -18,7 +19,13 @@ REQUEST_FIELDS = frozenset({"preset", "spec", "metadata", "priority"})
 
 @told
 def train(
-    what: Annotated[str, typer.Argument(help="A preset, a JSON or TOML file with a spec, or - for stdin.")],
+    what: Annotated[
+        str,
+        typer.Argument(
+            help="A preset, a JSON or TOML file with a spec, or - for stdin.",
+            autocompletion=completion.presets,
+        ),
+    ],
     changes: Annotated[
         list[str] | None, typer.Option("--set", help="Change a field: --set optimizer.learning_rate=0.01")
     ] = None,
