@@ -16,7 +16,7 @@ class AsyncPresets:
 
     def list(self) -> AsyncIterator[Preset]:
         """The experiments that the server knows by name."""
-        return self._connection.pages("/v1/presets", Preset.model_validate, {}, limit=None)
+        return self._connection.whole("/v1/presets", Preset.model_validate)
 
     async def get(self, name: str) -> Preset:
         return Preset.model_validate(await self._connection.json(Request("GET", path_of("presets", name))))
@@ -30,7 +30,7 @@ class AsyncDatasets:
 
     def list(self) -> AsyncIterator[Dataset]:
         """The datasets that a spec may name."""
-        return self._connection.pages("/v1/datasets", Dataset.model_validate, {}, limit=None)
+        return self._connection.whole("/v1/datasets", Dataset.model_validate)
 
     async def samples(
         self,

@@ -70,6 +70,11 @@ class AsyncConnection:
             left -= 0 if limit is None else len(page["data"])
             after = {"after": page["next"]}
 
+    async def whole(self, path: str, made: Callable[[Any], V]) -> AsyncIterator[V]:
+        """The entries of a list that is short and has no pages."""
+        for item in (await self.json(Request("GET", path)))["data"]:
+            yield made(item)
+
     async def send(self, request: Request, *, patience: float | None = None) -> httpx.Response:
         """The answer, all of it. Raises ApiError if it is a refusal, and Unreachable when nothing answers within
         `patience` seconds."""

@@ -225,7 +225,7 @@ class AsyncJobs:
     def checkpoints(self, job_id: str) -> AsyncIterator[Checkpoint]:
         """Those that are kept, newest first."""
         path = path_of("jobs", job_id, "checkpoints")
-        return self._connection.pages(path, Checkpoint.model_validate, {}, limit=None)
+        return self._connection.whole(path, Checkpoint.model_validate)
 
     async def plot(
         self,

@@ -29,7 +29,7 @@ class AsyncModels:
 
     def aliases(self) -> AsyncIterator[Alias]:
         """Every alias, by name."""
-        return self._connection.pages("/v1/aliases", Alias.model_validate, {}, limit=None)
+        return self._connection.whole("/v1/aliases", Alias.model_validate)
 
     async def alias(self, name: str) -> Alias:
         """An alias with its moves, newest first."""

@@ -17,7 +17,7 @@ class Presets:
 
     def list(self) -> Iterator[Preset]:
         """The experiments that the server knows by name."""
-        return self._connection.pages("/v1/presets", Preset.model_validate, {}, limit=None)
+        return self._connection.whole("/v1/presets", Preset.model_validate)
 
     def get(self, name: str) -> Preset:
         return Preset.model_validate(self._connection.json(Request("GET", path_of("presets", name))))
@@ -31,7 +31,7 @@ class Datasets:
 
     def list(self) -> Iterator[Dataset]:
         """The datasets that a spec may name."""
-        return self._connection.pages("/v1/datasets", Dataset.model_validate, {}, limit=None)
+        return self._connection.whole("/v1/datasets", Dataset.model_validate)
 
     def samples(
         self,

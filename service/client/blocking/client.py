@@ -98,7 +98,7 @@ class Client:
 
     def workers(self) -> Iterator[Worker]:
         """The processes that train, or read batches, and are alive."""
-        return self._connection.pages("/v1/workers", Worker.model_validate, {}, limit=None)
+        return self._connection.whole("/v1/workers", Worker.model_validate)
 
     def call(self, method: str, path: str, **fields: Any) -> Any:
         """Any request, for what has no method here: `params`, `json`, `content`, `files`, `headers`; a POST is sent

@@ -226,7 +226,7 @@ class Jobs:
     def checkpoints(self, job_id: str) -> Iterator[Checkpoint]:
         """Those that are kept, newest first."""
         path = path_of("jobs", job_id, "checkpoints")
-        return self._connection.pages(path, Checkpoint.model_validate, {}, limit=None)
+        return self._connection.whole(path, Checkpoint.model_validate)
 
     def plot(
         self,

@@ -30,7 +30,7 @@ class Models:
 
     def aliases(self) -> Iterator[Alias]:
         """Every alias, by name."""
-        return self._connection.pages("/v1/aliases", Alias.model_validate, {}, limit=None)
+        return self._connection.whole("/v1/aliases", Alias.model_validate)
 
     def alias(self, name: str) -> Alias:
         """An alias with its moves, newest first."""
