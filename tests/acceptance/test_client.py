@@ -49,6 +49,7 @@ def shell(service: Service, tmp_path: Path) -> dict[str, str]:
 
 
 def blocks(page: str, language: str) -> str:
+    """The examples of a page of the docs, one after the other."""
     return "\n".join(re.findall(rf"```{language}\n(.*?)```", (ROOT / "docs" / page).read_text(), re.DOTALL))
 
 
@@ -56,6 +57,7 @@ def test_every_example_of_the_client_runs_as_written(shell: dict[str, str], tmp_
     """In order, in one program."""
     program = tmp_path / "program.py"
     program.write_text(blocks("client.md", "python"))
+    assert blocks("../README.md", "python") in program.read_text()
     assert program.read_text().count("client.") > 20
     ran = subprocess.run(
         [sys.executable, "-W", "error", str(program)],
