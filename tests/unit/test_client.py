@@ -498,3 +498,23 @@ def test_all_requests_of_one_call_are_read_by_one_model(half: str) -> None:
             _ = found.label
     query = "?coverage=0.9&include=box%2Cimage"
     assert asked == [f"/v1/models/latest/predict{query}", f"/v1/models/model_1/predict{query}"]
+
+
+@both
+def test_several_files_are_one_form(half: str) -> None:
+    seen: list[bytes] = []
+
+    def read(request: httpx.Request) -> httpx.Response:
+        seen.append(request.read())
+        return answered(200, {"model": "m", "version": 1, "predictions": [DIGIT] * 2})
+
+    async def aread(request: httpx.Request) -> httpx.Response:
+        seen.append(await request.aread())
+        return answered(200, {"model": "m", "version": 1, "predictions": [DIGIT] * 2})
+
+    handler: Any = read if half == "blocking" else aread
+    with connected(half, answer=handler) as client:
+        assert client.predict([b"first file", b"second file"]).labels == [7, 7]
+    (form,) = seen
+    assert form.index(b"first file") < form.index(b"second file")
+    assert form.count(b'name="files"') == 2
