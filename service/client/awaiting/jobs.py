@@ -154,7 +154,7 @@ class AsyncJobs:
     ) -> AsyncJob:
         """The job when it has ended, however it ended; a server that is started anew meanwhile is waited for. Raises
         TimedOut after `timeout` seconds, and then the job goes on; Unreachable if the server is away then, or for two
-        minutes. `on_progress` is told where it is about once a second."""
+        minutes. `on_progress` is told where it has been and then, about once a second, where it is."""
         following = Following(job_id, 0, time.monotonic(), timeout)
         async with aclosing(self._followed(following)) as events:
             async for event in events:
@@ -164,7 +164,7 @@ class AsyncJobs:
         return self._job(await self._connection.json(request, patience=AWAY_SECONDS))
 
     async def _followed(self, following: Following) -> AsyncGenerator[Event, None]:
-        while not following.ended():
+        while True:
             request = following.request(time.monotonic())
             try:
                 async with self._connection.stream(
@@ -178,7 +178,7 @@ class AsyncJobs:
                             break
             except httpx.TransportError as error:
                 following.broke(error, time.monotonic())
-            if not following.ended() and await self._is_over(following):
+            if following.ended() or await self._is_over(following):
                 return
             await apause(following.pause(time.monotonic()))
 

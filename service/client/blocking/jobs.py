@@ -155,7 +155,7 @@ class Jobs:
     ) -> Job:
         """The job when it has ended, however it ended; a server that is started anew meanwhile is waited for. Raises
         TimedOut after `timeout` seconds, and then the job goes on; Unreachable if the server is away then, or for two
-        minutes. `on_progress` is told where it is about once a second."""
+        minutes. `on_progress` is told where it has been and then, about once a second, where it is."""
         following = Following(job_id, 0, time.monotonic(), timeout)
         with closing(self._followed(following)) as events:
             for event in events:
@@ -165,7 +165,7 @@ class Jobs:
         return self._job(self._connection.json(request, patience=AWAY_SECONDS))
 
     def _followed(self, following: Following) -> Generator[Event, None, None]:
-        while not following.ended():
+        while True:
             request = following.request(time.monotonic())
             try:
                 with self._connection.stream(
@@ -179,7 +179,7 @@ class Jobs:
                             break
             except httpx.TransportError as error:
                 following.broke(error, time.monotonic())
-            if not following.ended() and self._is_over(following):
+            if following.ended() or self._is_over(following):
                 return
             pause(following.pause(time.monotonic()))
 
