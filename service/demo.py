@@ -1,6 +1,5 @@
 """`make demo`: the main job from nothing: a service, a training job through it, digits read by HTTP."""
 
-import io
 import socket
 
 import numpy as np
@@ -10,6 +9,7 @@ from rich.columns import Columns
 from rich.console import Console
 from rich.text import Text
 
+from service import blocks
 from service.client import Client, Digit
 from service.data import datasets, sources
 from service.progress import follow
@@ -21,7 +21,6 @@ PRESET = "slp-200"
 DIGITS = 20
 ACCURACY_AT_LEAST = 0.92
 RIGHT_AT_LEAST = 18
-SHADES = " ░▒▓█"
 
 
 def run(settings: Settings, *, stay: bool) -> int:
@@ -59,7 +58,7 @@ def _train(client: Client, console: Console) -> bool:
     console.print(f"\nTraining {PRESET}: 784-32-10, full batch, Adam, 200 iterations (the lecture's first).")
     job = follow(client, client.jobs.create(preset=PRESET).id, console)
     if job.state != "succeeded":
-        console.print(f"[red]The job {job.state}[/]: {(job.error or {}).get('detail')}")
+        console.print(f"[red]The job {job.state}[/]: {job.error.detail if job.error else ''}")
         return False
     accuracy = job.metrics["test_accuracy"]
     console.print(
@@ -73,7 +72,7 @@ def _read(client: Client, console: Console, settings: Settings) -> bool:
     data = datasets.load(DatasetSpec(), cache_dir=settings.cache_dir, data_dir=settings.data_dir)
     images = [image.reshape(28, 28) for image in data.test_inputs[:DIGITS]]
     labels = [int(label) for label in data.test_targets[:DIGITS]]
-    answer = client.predict([_png(image) for image in images])
+    answer = client.predict([Image.fromarray(image) for image in images])
     right = sum(digit.label == label for digit, label in zip(answer.predictions, labels, strict=True))
     console.print(f"\nThe first {DIGITS} test digits, posted as PNG, and what came back:")
     colours = console.color_system is not None
@@ -84,27 +83,10 @@ def _read(client: Client, console: Console, settings: Settings) -> bool:
     return right >= RIGHT_AT_LEAST
 
 
-def _png(image: NDArray[np.uint8]) -> bytes:
-    buffer = io.BytesIO()
-    Image.fromarray(image).save(buffer, "PNG")
-    return buffer.getvalue()
-
-
 def _picture(image: NDArray[np.uint8], label: int, digit: Digit, colours: bool) -> Text:
     """A digit in half-blocks, fourteen wide, over its label and the answer; in shades of grey, or of ink
     where the output has no colours."""
     small = np.asarray(Image.fromarray(image).resize((14, 14), Image.Resampling.BOX))
-    pairs = zip(small[::2].tolist(), small[1::2].tolist(), strict=True)
-    lines = [_coloured(*pair) if colours else _shaded(*pair) for pair in pairs]
+    drawn = blocks.picture(small.tolist(), colours=colours)
     mark, style = ("✓", "green") if digit.label == label else ("✗", "bold red")
-    lines.append(Text(f"{label} read as {digit.label} {mark}".center(14), style))
-    return Text("\n").join(lines)
-
-
-def _coloured(upper: list[int], lower: list[int]) -> Text:
-    cells = (("▀", f"rgb({u},{u},{u}) on rgb({d},{d},{d})") for u, d in zip(upper, lower, strict=True))
-    return Text.assemble(*cells)
-
-
-def _shaded(upper: list[int], lower: list[int]) -> Text:
-    return Text("".join(SHADES[(u + d) * len(SHADES) // 512] for u, d in zip(upper, lower, strict=True)))
+    return Text("\n").join([drawn, Text(f"{label} read as {digit.label} {mark}".center(14), style)])

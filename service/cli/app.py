@@ -6,12 +6,26 @@ from typing import Annotated
 
 import typer
 
-from service.cli import batches, data, jobs, keys, models, pictures, processes, results, sweeps, training
+from service.cli import (
+    batches,
+    curves,
+    data,
+    jobs,
+    keys,
+    models,
+    page,
+    pictures,
+    processes,
+    reading,
+    results,
+    sweeps,
+    training,
+)
 
 COMMANDS = (
-    *(processes.up, training.train, sweeps.sweep, models.predict, models.read, batches.batch),
+    *(processes.up, training.train, sweeps.sweep, reading.predict, reading.read, batches.batch),
     *(results.report, results.misclassified, results.compare, results.evaluate),
-    *(pictures.plot, pictures.preview, data.presets),
+    *(curves.curves, pictures.plot, pictures.preview, data.presets, page.open_page),
     *(processes.doctor, processes.demo, processes.serve, processes.worker, processes.batch_worker),
     processes.migrate,
 )
@@ -32,7 +46,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 for command in COMMANDS:
-    app.command()(command)
+    app.command("open" if command is page.open_page else None)(command)
 for name, group in GROUPS.items():
     app.add_typer(group, name=name)
 

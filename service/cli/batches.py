@@ -11,7 +11,8 @@ from typing import Annotated, BinaryIO
 import typer
 from rich.table import Column, Table
 
-from service.cli.terminal import Json, Url, err, existing, show, told
+from service.cli import completion
+from service.cli.terminal import Json, ModelRef, Url, connected, err, existing, show, told
 from service.client import Batch, Client
 from service.errors import Invalid
 
@@ -21,6 +22,7 @@ PICTURES = (b"\x89PNG", b"\xff\xd8\xff", b"RIFF")  # how PNG, JPEG and WebP begi
 
 app = typer.Typer(help="Look at batches and steer them.", no_args_is_help=True)
 
+BatchId = Annotated[str, typer.Argument(help="A batch.", autocompletion=completion.batches)]
 Results = Annotated[
     Path | None, typer.Option("--out", "-o", help="The file that the answers go to; it is written over.")
 ]
@@ -32,7 +34,7 @@ def batch(
         list[Path],
         typer.Argument(help="Pictures; or one file of JSON lines, of pixels, or a ZIP of pictures."),
     ],
-    model: Annotated[str, typer.Option(help="A model id, latest, or an alias.")] = "latest",
+    model: ModelRef = "latest",
     out: Results = None,
     as_json: Json = False,
     url: Url = None,
@@ -40,7 +42,7 @@ def batch(
     """Have many images read in the background, and write the answers: a line of JSON each, to --out or standard output
     (with --json, to --out only). Exit status 0 only if it succeeded."""
     content = _content(files)
-    with Client(url) as client:
+    with connected(url) as client:
         made = client.batches.create(content, model=model, media_type=content.media_type)
         follow(client, made.id, out, as_json)
 
@@ -54,46 +56,46 @@ def list_batches(
     url: Url = None,
 ) -> None:
     """The newest batches."""
-    with Client(url) as client:
-        found = client.batches.list(limit=limit, state=state)
+    with connected(url) as client:
+        found = list(client.batches.list(limit=limit, state=state))
     table = Table(Column("batch", no_wrap=True), "state", "images", "errors", "created", box=None)
     for one in found:
         counts = one.counts
         table.add_row(one.id, one.state, _share(one), f"{counts['errors']:,}", one.created_at)
-    show([one.model_dump() for one in found], table, as_json)
+    show([one.as_told() for one in found], table, as_json)
 
 
 @app.command("show")
 @told
-def show_batch(batch_id: str, as_json: Json = False, url: Url = None) -> None:
+def show_batch(batch_id: BatchId, as_json: Json = False, url: Url = None) -> None:
     """Everything about a batch."""
-    with Client(url) as client:
+    with connected(url) as client:
         found = client.batches.get(batch_id)
-    show(found.model_dump(), json.dumps(found.model_dump(), indent=2), as_json)
+    show(found.as_told(), json.dumps(found.as_told(), indent=2), as_json)
 
 
 @app.command("watch")
 @told
-def watch_batch(batch_id: str, out: Results = None, as_json: Json = False, url: Url = None) -> None:
+def watch_batch(batch_id: BatchId, out: Results = None, as_json: Json = False, url: Url = None) -> None:
     """Follow a batch to its end and write its answers; exit status 0 only if it succeeded."""
-    with Client(url) as client:
+    with connected(url) as client:
         follow(client, batch_id, out, as_json)
 
 
 @app.command("cancel")
 @told
-def cancel_batch(batch_id: str, as_json: Json = False, url: Url = None) -> None:
+def cancel_batch(batch_id: BatchId, as_json: Json = False, url: Url = None) -> None:
     """End a batch; what it has answered stays."""
-    with Client(url) as client:
+    with connected(url) as client:
         found = client.batches.cancel(batch_id)
-    show(found.model_dump(), f"{found.id} is {found.state}", as_json)
+    show(found.as_told(), f"{found.id} is {found.state}", as_json)
 
 
 @app.command("delete")
 @told
-def delete_batch(batch_id: str, as_json: Json = False, url: Url = None) -> None:
+def delete_batch(batch_id: BatchId, as_json: Json = False, url: Url = None) -> None:
     """Forget a batch that has ended, with its answers."""
-    with Client(url) as client:
+    with connected(url) as client:
         client.batches.delete(batch_id)
     show({"id": batch_id, "deleted": True}, f"{batch_id} is deleted", as_json)
 
@@ -105,15 +107,15 @@ def follow(client: Client, batch_id: str, out: Path | None, as_json: bool) -> No
     found = progress.follow_batch(client, batch_id, err)
     if out is not None or not as_json:
         with _written(out) as file:
-            for line in client.batches.results(batch_id):
+            for line in client.batches.lines(batch_id):
                 file.write(line + b"\n")
-    reason = "" if found.error is None else f": {found.error.get('detail')}"
+    reason = "" if found.error is None else f": {found.error.detail}"
     where = "" if out is None else f", answers in {out}"
     said = (
         f"{found.id} {found.state}{reason}: {_share(found)} images, {found.counts['errors']:,} errors{where}"
     )
     if as_json:
-        show(found.model_dump(), "", as_json)
+        show(found.as_told(), "", as_json)
     else:
         err.print(said, highlight=False, markup=False)
     if found.state != "succeeded":

@@ -6,8 +6,7 @@ from typing import Annotated, Any
 import typer
 from rich.table import Column, Table
 
-from service.cli.terminal import Json, Output, Url, draw, err, figure, show, told
-from service.client import Client
+from service.cli.terminal import Json, Output, Url, connected, draw, err, figure, show, told
 from service.errors import Invalid
 
 app = typer.Typer(help="Datasets: what there is, pictures of it, and having it here.", no_args_is_help=True)
@@ -17,14 +16,14 @@ app = typer.Typer(help="Datasets: what there is, pictures of it, and having it h
 @told
 def list_datasets(as_json: Json = False, url: Url = None) -> None:
     """The datasets that a spec may name."""
-    with Client(url) as client:
-        found = client.datasets()
+    with connected(url) as client:
+        found = list(client.datasets.list())
     table = Table(Column("dataset", no_wrap=True), "task", "training", "test", "licence", "title")
     for one in found:
-        training = "as asked" if one["train_examples"] is None else f"{one['train_examples']:,}"
-        name, licence = one.get("id") or one["name"], one["licence"] or "its owner's"
-        table.add_row(name, one["task"], training, f"{one['test_examples']:,}", licence, one["title"])
-    show(found, table, as_json)
+        training = "as asked" if one.train_examples is None else f"{one.train_examples:,}"
+        name, licence = one.id or one.name, one.licence or "its owner's"
+        table.add_row(name, one.task, training, f"{one.test_examples:,}", licence, one.title)
+    show([one.as_told() for one in found], table, as_json)
 
 
 @app.command("samples")
@@ -37,8 +36,8 @@ def draw_samples(
     url: Url = None,
 ) -> None:
     """A picture of some examples of a dataset, into the file named, or NAME.png."""
-    with Client(url) as client:
-        draw(file, f"{name}.png", lambda form: client.samples(name, seed=seed, format=form), as_json)
+    with connected(url) as client:
+        draw(file, f"{name}.png", lambda form: client.datasets.samples(name, seed=seed, format=form), as_json)
 
 
 @app.command("fetch")
@@ -68,16 +67,16 @@ def fetch_data(
 @told
 def presets(as_json: Json = False, url: Url = None) -> None:
     """The experiments that `numeral train` knows by name, and the figures published of them."""
-    with Client(url) as client:
-        found = client.presets()
+    with connected(url) as client:
+        found = list(client.presets.list())
     table = Table(Column("preset", no_wrap=True), "what", box=None, padding=(0, 2, 1, 0))
     for preset in found:
-        budget = preset["spec"].get("budget_seconds")
-        length = f"{preset['steps']:,} steps" if budget is None else f"{budget:g} seconds"
-        size = f"{preset['parameter_count']:,} parameters, {length}"
-        facts = "; ".join(filter(None, (size, _figures(preset["published"]))))
-        table.add_row(preset["name"], f"{preset['title']}\n[dim]{facts}[/]")
-    show(found, table, as_json)
+        budget = preset.spec.get("budget_seconds")
+        length = f"{preset.steps:,} steps" if budget is None else f"{budget:g} seconds"
+        size = f"{preset.parameter_count:,} parameters, {length}"
+        facts = "; ".join(filter(None, (size, _figures(preset.published))))
+        table.add_row(preset.name, f"{preset.title}\n[dim]{facts}[/]")
+    show([preset.as_told() for preset in found], table, as_json)
 
 
 def _figures(published: Mapping[str, Any]) -> str:

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 from rich.table import Column, Table
 
-from service.cli.terminal import Json, Url, accuracy, err, show, told
+from service.cli.terminal import JobId, Json, Url, accuracy, connected, err, show, told
 from service.client import Client, Job
 
 app = typer.Typer(help="Look at jobs and steer them.", no_args_is_help=True)
@@ -23,50 +23,50 @@ def list_jobs(
     url: Url = None,
 ) -> None:
     """The newest jobs."""
-    with Client(url) as client:
-        found = client.jobs.list(limit=limit, state=state, sweep=sweep)
+    with connected(url) as client:
+        found = list(client.jobs.list(limit=limit, state=state, sweep=sweep))
     # whole ids also on eighty columns, since they are there to be copied; what gives way is the preset
     columns = (Column(name, no_wrap=name != "preset") for name in ("job", "state", "preset", "step", "test"))
     table = Table(*columns, box=None)
     for job in found:
         table.add_row(job.id, job.state, job.preset, _steps(job), accuracy(job.metrics))
-    show([job.model_dump() for job in found], table, as_json)
+    show([job.as_told() for job in found], table, as_json)
 
 
 @app.command("show")
 @told
-def show_job(job_id: str, as_json: Json = False, url: Url = None) -> None:
+def show_job(job_id: JobId, as_json: Json = False, url: Url = None) -> None:
     """Everything about a job."""
-    with Client(url) as client:
+    with connected(url) as client:
         job = client.jobs.get(job_id)
-    show(job.model_dump(), json.dumps(job.model_dump(), indent=2), as_json)
+    show(job.as_told(), json.dumps(job.as_told(), indent=2), as_json)
 
 
 @app.command("watch")
 @told
-def watch_job(job_id: str, as_json: Json = False, url: Url = None) -> None:
+def watch_job(job_id: JobId, as_json: Json = False, url: Url = None) -> None:
     """Follow a job to its end; exit status 0 only if it succeeded."""
-    with Client(url) as client:
+    with connected(url) as client:
         follow(client, job_id, as_json)
 
 
 @app.command("cancel")
 @told
-def cancel_job(job_id: str, as_json: Json = False, url: Url = None) -> None:
+def cancel_job(job_id: JobId, as_json: Json = False, url: Url = None) -> None:
     """End a job."""
     _steer(lambda client: client.jobs.cancel(job_id), as_json, url)
 
 
 @app.command("pause")
 @told
-def pause_job(job_id: str, as_json: Json = False, url: Url = None) -> None:
+def pause_job(job_id: JobId, as_json: Json = False, url: Url = None) -> None:
     """Let a job save and stop for now."""
     _steer(lambda client: client.jobs.pause(job_id), as_json, url)
 
 
 @app.command("resume")
 @told
-def resume_job(job_id: str, as_json: Json = False, url: Url = None) -> None:
+def resume_job(job_id: JobId, as_json: Json = False, url: Url = None) -> None:
     """Let a paused job go on."""
     _steer(lambda client: client.jobs.resume(job_id), as_json, url)
 
@@ -77,20 +77,18 @@ def follow(client: Client, job_id: str, as_json: bool) -> None:
 
     job = progress.follow(client, job_id, err)
     figures = ", ".join(f"{name} {value:.4f}" for name, value in sorted(job.metrics.items()))
-    reason = "" if job.error is None else f": {job.error.get('detail')}"
-    show(job.model_dump(), f"{job.id} {job.state}{reason}\n{figures}", as_json)
+    reason = "" if job.error is None else f": {job.error.detail}"
+    show(job.as_told(), f"{job.id} {job.state}{reason}\n{figures}", as_json)
     if job.state != "succeeded":
         raise typer.Exit(1)
 
 
 def _steer(act: Callable[[Client], Job], as_json: bool, url: str | None) -> None:
-    with Client(url) as client:
+    with connected(url) as client:
         job = act(client)
-    show(job.model_dump(), f"{job.id} is {job.state}", as_json)
+    show(job.as_told(), f"{job.id} is {job.state}", as_json)
 
 
 def _steps(job: Job) -> str:
-    if job.progress is None:
-        return ""
-    steps = job.progress["steps"]  # None while the speed is to be measured
-    return f"{job.progress['step']:,}/{'?' if steps is None else format(steps, ',')}"
+    step, steps = job.progress.step, job.progress.steps  # None while the speed is to be measured
+    return "" if step is None else f"{step:,}/{'?' if steps is None else format(steps, ',')}"

@@ -4,14 +4,13 @@ from typing import Annotated
 
 import typer
 
-from service.cli.terminal import Json, Output, Url, draw, told
+from service.cli.terminal import JobId, Json, Output, Url, connected, draw, told
 from service.cli.training import parse_changes
-from service.client import Client
 
 
 @told
 def plot(
-    job_id: str,
+    job_id: JobId,
     name: Annotated[
         str,
         typer.Argument(
@@ -27,7 +26,7 @@ def plot(
 ) -> None:
     """Draw a picture of a job into the file named, or NAME.png; a .csv holds its numbers."""
     chosen = parse_changes(options or [])
-    with Client(url) as client:
+    with connected(url) as client:
         draw(
             file,
             f"{name}.png",
@@ -55,11 +54,11 @@ def preview(
 ) -> None:
     """Draw images above and deformed ones below, into the file named, or preview.png."""
     block = parse_changes(changes or [])
-    with Client(url) as client:
+    with connected(url) as client:
         draw(
             file,
             "preview.png",
-            lambda form: client.preview(
+            lambda form: client.datasets.preview(
                 block,
                 dataset=dataset,
                 seed=seed,

@@ -8,8 +8,8 @@ from rich.console import Group
 from rich.table import Table
 
 from service.cli import tables
-from service.cli.terminal import Json, Url, existing, show, told
-from service.client import Client
+from service.cli.terminal import JobId, Json, Url, connected, existing, show, told
+from service.client.requests import given, path_of
 from service.errors import Invalid, ServiceError
 
 Digit = Annotated[int | None, typer.Option(min=0, max=9)]
@@ -20,16 +20,16 @@ class NoTorch(ServiceError):
 
 
 @told
-def report(job_id: str, as_json: Json = False, url: Url = None) -> None:
+def report(job_id: JobId, as_json: Json = False, url: Url = None) -> None:
     """How good a finished job is: by part, by class, and beside what was published."""
-    with Client(url) as client:
+    with connected(url) as client:
         found = client.jobs.report(job_id)
     show(found, Group(*tables.of_report(found)), as_json)
 
 
 @told
 def misclassified(
-    job_id: str,
+    job_id: JobId,
     true: Digit = None,
     predicted: Digit = None,
     limit: Annotated[int, typer.Option(min=1, max=100)] = 20,
@@ -37,8 +37,9 @@ def misclassified(
     url: Url = None,
 ) -> None:
     """The test images that a finished job reads wrong, worst first."""
-    with Client(url) as client:
-        page = client.jobs.misclassified(job_id, true=true, predicted=predicted, limit=limit)
+    with connected(url) as client:
+        params = given(true=true, predicted=predicted, limit=limit)
+        page = client.call("GET", path_of("jobs", job_id, "misclassified"), params=params)
     table = Table("index", "true", "predicted", "confidence", "loss")
     for mistake in page["data"]:
         table.add_row(
@@ -58,8 +59,8 @@ def compare(
     url: Url = None,
 ) -> None:
     """Jobs side by side: where their specs differ, how accurate they are, and whether that is luck."""
-    with Client(url) as client:
-        found = client.compare(job_ids)
+    with connected(url) as client:
+        found = client.jobs.compare(job_ids)
     show(found, Group(*tables.of_comparison(found)), as_json)
 
 

@@ -8,7 +8,8 @@ import typer
 from rich.console import Group, RenderableType
 from rich.table import Column, Table
 
-from service.cli.terminal import Json, Output, Url, draw, err, figure, show, told
+from service.cli import completion
+from service.cli.terminal import Json, Output, Url, connected, draw, err, figure, show, told
 from service.cli.training import parse_changes, read_request
 from service.client import Client, Member, Sweep
 from service.errors import Invalid
@@ -18,12 +19,19 @@ ROWS_SHOWN = 30
 
 app = typer.Typer(help="Look at sweeps, and cancel them.", no_args_is_help=True)
 
+SweepId = Annotated[str, typer.Argument(help="A sweep.", autocompletion=completion.sweeps)]
 Sort = Annotated[str | None, typer.Option(help="Metric to rank by, such as validation_loss; or index.")]
 
 
 @told
 def sweep(
-    what: Annotated[str, typer.Argument(help="A preset, a JSON or TOML file with a spec, or - for stdin.")],
+    what: Annotated[
+        str,
+        typer.Argument(
+            help="A preset, a JSON or TOML file with a spec, or - for stdin.",
+            autocompletion=completion.presets,
+        ),
+    ],
     changes: Annotated[
         list[str] | None,
         typer.Option("--set", help="Change a field of all: --set optimizer.learning_rate=0.01"),
@@ -58,16 +66,16 @@ def sweep(
     }
     if priority is not None:
         request["priority"] = priority
-    with Client(url) as client:
+    with connected(url) as client:
         if dry_run:
-            _show_dry_run(client.sweeps.dry_run(**request), as_json)
+            _show_dry_run(client.sweeps.dry_run(**request).as_told(), as_json)
             return
         made = client.sweeps.create(**request)
         if wait:
             _follow(client, made.id, as_json)
         else:
             said = f"{made.id} has {made.size:,} jobs; look at it: numeral sweeps show {made.id}"
-            show(made.model_dump(), said, as_json)
+            show(made.as_told(), said, as_json)
 
 
 @app.command("list")
@@ -76,47 +84,47 @@ def list_sweeps(
     limit: Annotated[int, typer.Option(min=1, max=100)] = 20, as_json: Json = False, url: Url = None
 ) -> None:
     """The newest sweeps."""
-    with Client(url) as client:
-        found = client.sweeps.list(limit=limit)
+    with connected(url) as client:
+        found = list(client.sweeps.list(limit=limit))
     columns = (
         Column(name, no_wrap=name == "sweep") for name in ("sweep", "state", "members", "preset", "varies")
     )
     table = Table(*columns, box=None)
     for one in found:
         table.add_row(one.id, one.state, f"{one.size:,}", one.preset, ", ".join(one.fields))
-    show([one.model_dump() for one in found], table, as_json)
+    show([one.as_told() for one in found], table, as_json)
 
 
 @app.command("show")
 @told
-def show_sweep(sweep_id: str, sort: Sort = None, as_json: Json = False, url: Url = None) -> None:
+def show_sweep(sweep_id: SweepId, sort: Sort = None, as_json: Json = False, url: Url = None) -> None:
     """The members of a sweep, best first."""
-    with Client(url) as client:
+    with connected(url) as client:
         found = client.sweeps.get(sweep_id, sort=sort)
-    show(found.model_dump(), Group(*_standing(found)), as_json)
+    show(found.as_told(), Group(*_standing(found)), as_json)
 
 
 @app.command("watch")
 @told
-def watch_sweep(sweep_id: str, as_json: Json = False, url: Url = None) -> None:
+def watch_sweep(sweep_id: SweepId, as_json: Json = False, url: Url = None) -> None:
     """Follow a sweep to its end; exit status 0 only if all its jobs succeeded."""
-    with Client(url) as client:
+    with connected(url) as client:
         _follow(client, sweep_id, as_json)
 
 
 @app.command("cancel")
 @told
-def cancel_sweep(sweep_id: str, as_json: Json = False, url: Url = None) -> None:
+def cancel_sweep(sweep_id: SweepId, as_json: Json = False, url: Url = None) -> None:
     """End every member that has not ended."""
-    with Client(url) as client:
+    with connected(url) as client:
         found = client.sweeps.cancel(sweep_id)
-    show(found.model_dump(), f"{found.id} is {found.state}: {_counts(found)}", as_json)
+    show(found.as_told(), f"{found.id} is {found.state}: {_counts(found)}", as_json)
 
 
 @app.command("plot")
 @told
 def plot_sweep(
-    sweep_id: str,
+    sweep_id: SweepId,
     name: Annotated[str, typer.Argument(help="metric or series")] = "metric",
     file: Output = None,
     options: Annotated[
@@ -131,7 +139,7 @@ def plot_sweep(
     """Draw a picture that compares the members into the file named, or sweep-NAME.png; a .csv holds its
     numbers."""
     chosen = parse_changes(options or [])
-    with Client(url) as client:
+    with connected(url) as client:
         draw(
             file,
             f"sweep-{name}.png",
@@ -199,7 +207,7 @@ def _follow(client: Client, sweep_id: str, as_json: bool) -> None:
     from service import progress
 
     found = progress.follow_sweep(client, sweep_id, err)
-    show(found.model_dump(), Group(*_standing(found)), as_json)
+    show(found.as_told(), Group(*_standing(found)), as_json)
     if found.state != "succeeded":
         raise typer.Exit(1)
 

@@ -10,13 +10,22 @@ import typer
 from rich.console import Console, RenderableType
 from rich.markup import escape
 
-from service.client import ApiError, Unreachable
+from service.cli import completion
+from service.client import ApiError, Client, NumeralError, Unreachable
 from service.errors import Conflict, Invalid, ServiceError
 from service.redaction import redacted
 
 P = ParamSpec("P")
 
+DONE, FAILED, USAGE, UNREACHABLE, INTERRUPTED = 0, 1, 2, 3, 130  # exit statuses
+PATIENCE = 3.0  # seconds that a person waits for a server that may just be starting
+
 FORMATS = ("png", "svg", "csv")  # of a picture; csv is its numbers
+
+REMEDY = (
+    "Is it running? `numeral up` starts one here, `numeral doctor` says what is wrong with it; NUMERAL_URL or --url "
+    "names another."
+)
 
 out = Console()
 err = Console(stderr=True, highlight=False, soft_wrap=True)
@@ -25,13 +34,22 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Output = Annotated[
     Path | None, typer.Option("--output", "-o", help="The file (.png, .svg or .csv); it is written over.")
 ]
+JobId = Annotated[str, typer.Argument(help="A job.", autocompletion=completion.jobs)]
+ModelRef = Annotated[
+    str, typer.Option("--model", help="A model id, latest, or an alias.", autocompletion=completion.models)
+]
 Url = Annotated[
     str | None, typer.Option("--url", envvar="NUMERAL_URL", help="Server (http://127.0.0.1:8000).")
 ]
 
 
+def connected(url: str | None) -> Client:
+    """The client that a command asks with."""
+    return Client(url, patience=PATIENCE)
+
+
 def told(command: Callable[P, None]) -> Callable[P, None]:
-    """Turn the errors meant for people into a sentence and exit status 1."""
+    """Turn the errors meant for people into a sentence and an exit status."""
 
     @wraps(command)
     def run(*args: P.args, **kwargs: P.kwargs) -> None:
@@ -42,12 +60,15 @@ def told(command: Callable[P, None]) -> Callable[P, None]:
         except ServiceError as error:
             err.print(f"[red]{error.code}[/]: {escape(redacted(error.detail))}")
         except Unreachable as error:
-            err.print(f"{escape(redacted(str(error)))}\nIs it running? `numeral up` starts it.")
+            err.print(f"{escape(redacted(str(error)))}\n{REMEDY}")
+            raise typer.Exit(UNREACHABLE) from None
+        except NumeralError as error:
+            err.print(escape(redacted(str(error))))
         except KeyboardInterrupt:
-            raise typer.Exit(130) from None
+            raise typer.Exit(INTERRUPTED) from None
         else:
             return
-        raise typer.Exit(1)
+        raise typer.Exit(FAILED)
 
     return run
 

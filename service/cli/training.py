@@ -9,9 +9,9 @@ from typing import Annotated, Any
 
 import typer
 
+from service.cli import completion
 from service.cli.jobs import follow
-from service.cli.terminal import Json, Url, show, told
-from service.client import Client
+from service.cli.terminal import Json, Url, connected, show, told
 from service.errors import Invalid
 
 REQUEST_FIELDS = frozenset({"preset", "spec", "metadata", "priority"})
@@ -19,7 +19,13 @@ REQUEST_FIELDS = frozenset({"preset", "spec", "metadata", "priority"})
 
 @told
 def train(
-    what: Annotated[str, typer.Argument(help="A preset, a JSON or TOML file with a spec, or - for stdin.")],
+    what: Annotated[
+        str,
+        typer.Argument(
+            help="A preset, a JSON or TOML file with a spec, or - for stdin.",
+            autocompletion=completion.presets,
+        ),
+    ],
     changes: Annotated[
         list[str] | None, typer.Option("--set", help="Change a field: --set optimizer.learning_rate=0.01")
     ] = None,
@@ -36,18 +42,18 @@ def train(
     request = read_request(what, parse_changes(changes or []))
     if priority is not None:
         request["priority"] = priority
-    with Client(url) as client:
+    with connected(url) as client:
         if dry_run:
-            _show_dry_run(client.jobs.dry_run(**request, reuse=reuse), as_json)
+            _show_dry_run(client.jobs.dry_run(**request, reuse=reuse).as_told(), as_json)
             return
         job = client.jobs.create(**request, reuse=reuse)
         if wait:
             follow(client, job.id, as_json)
         elif job.ended:
-            show(job.model_dump(), f"{job.id} has done this before: it {job.state}", as_json)
+            show(job.as_told(), f"{job.id} has done this before: it {job.state}", as_json)
         else:
             said = f"{job.id} is {job.state}; follow it: numeral jobs watch {job.id}"
-            show(job.model_dump(), said, as_json)
+            show(job.as_told(), said, as_json)
 
 
 def _show_dry_run(answer: Mapping[str, Any], as_json: bool) -> None:

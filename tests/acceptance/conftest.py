@@ -68,9 +68,7 @@ class Service:
         return job
 
     def step(self, job_id: str) -> int:
-        progress = self.client.jobs.get(job_id).progress
-        assert progress is not None
-        return int(progress["step"])
+        return self.client.jobs.get(job_id).progress.step or 0
 
     def events(self, job_id: str) -> list[Event]:
         return list(self.client.jobs.events(job_id))
@@ -82,10 +80,10 @@ def running(
 ) -> Iterator[Service]:
     """`numeral up` until the end of the block; then it must stop by itself and leave nothing behind. `within`: a
     command that becomes it; `log`: a file for what it says."""
-    port = free_port()
+    port = variables.get("NUMERAL_PORT") or str(free_port())
     environment = os.environ | {
         "NUMERAL_HOME": str(home),
-        "NUMERAL_PORT": str(port),
+        "NUMERAL_PORT": port,
         "NUMERAL_DATA_DIR": str(mnist_folder()),
         "NUMERAL_THREADS": "1",  # tests run beside each other
         **variables,

@@ -106,8 +106,8 @@ def test_a_job_that_diverges_says_so_and_leaves_no_checkpoint(service: Service) 
     job = service.client.jobs.wait(service.client.jobs.create(spec).id)
     assert job.state == "failed"
     assert job.error is not None
-    assert job.error["code"] == "diverged"
-    assert "learning_rate" in job.error["detail"]
+    assert job.error.code == "diverged"
+    assert "learning_rate" in job.error.detail
     assert httpx.get(f"{service.url}/v1/jobs/{job.id}/checkpoints").json()["data"] == []
 
 

@@ -35,4 +35,4 @@ def test_a_second_supervisor_on_one_home_is_refused(tmp_path: Path) -> None:
         assert again.returncode == 1
         assert "NUMERAL_HOME" in again.stderr
         with Client(service.url) as client:
-            assert client.jobs.list() == []
+            assert list(client.jobs.list()) == []

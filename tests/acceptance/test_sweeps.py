@@ -45,7 +45,7 @@ def test_a_grid_is_trained_and_compared(service: Service, numeral: Any, tmp_path
     fields = ("--grid", "optimizer.learning_rate=0.001,0.01", "--grid", "seed=0,1,2")
     dry = json.loads(numeral("sweep", "simulated-wide", *SHORT, *fields, "--dry-run", "--json").stdout)
     assert (dry["size"], dry["steps"]) == (6, 6)
-    assert service.client.sweeps.list() == []
+    assert list(service.client.sweeps.list()) == []
 
     ran = numeral("sweep", "simulated-wide", *SHORT, *fields, "--wait", "--json")
     sweep = json.loads(ran.stdout)

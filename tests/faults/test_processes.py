@@ -140,7 +140,7 @@ def test_workers_die_of_a_job(stack: Stack, fault: Fault) -> None:
         until(partial(has_crashed, stack, poison.id, crashes), "it is taken back", 20)
     fault.fired("3 training processes killed")
     job = stack.service.client.jobs.get(poison.id)
-    assert (job.state, job.error and job.error["code"]) == ("failed", "worker_lost")
+    assert (job.state, job.error and job.error.code) == ("failed", "worker_lost")
     stack.as_promised(after.id)
     fault.came("failed as worker_lost after 3 workers; the job behind it is done")
 

@@ -197,7 +197,7 @@ def test_a_full_disk(small_disk: tuple[Service, Path], fault: Fault) -> None:
         except OSError as error:
             fault.fired(str(error))
     job = service.client.jobs.wait(job.id)
-    assert (job.state, job.error and job.error["code"]) == ("failed", "disk_full")
+    assert (job.state, job.error and job.error.code) == ("failed", "disk_full")
     found = httpx.get(stored.format(job.id)).json()["data"]
     assert found
     for one in found:

@@ -286,17 +286,20 @@ def test_the_client_takes_a_key_and_never_shows_it(
     live, holders = guarded
     text = holders["read"].text
     with Client(live.url) as client, pytest.raises(ApiError) as refusal:
-        client.jobs.list()
+        client.jobs.get("job_0")
     assert (refusal.value.status, refusal.value.code) == (401, "missing_api_key")
     with Client(live.url, api_key=text) as client:
-        client.jobs.list()
+        list(client.jobs.list())
         with pytest.raises(ApiError) as refusal:
             client.jobs.create(preset="slp-200")
         assert refusal.value.code == "insufficient_scope"
-        assert text not in f"{client!r} {vars(client)} {refusal.value} {client._http.headers!r}"
+        assert (
+            text
+            not in f"{client!r} {vars(client)} {refusal.value} {vars(client._connection)} {client._connection._http.headers!r}"
+        )
     monkeypatch.setenv("NUMERAL_API_KEY", f" {text}\n")
     with Client(live.url) as client:
-        client.jobs.list()
+        list(client.jobs.list())
     with pytest.raises(ValueError, match="characters") as mistake:
         Client(live.url, api_key=f"{text}\nX: y")
     assert text not in str(mistake.value)

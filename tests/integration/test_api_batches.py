@@ -568,7 +568,10 @@ def test_the_client_sends_and_fetches(api: Live) -> None:
         process.read(made.id)
         done = client.batches.wait(made.id)
         assert (done.state, done.ended, done.counts["done"]) == ("succeeded", True, 3)
-        assert [json.loads(line)["line"] for line in client.batches.results(made.id)] == [1, 2, 3]
+        assert [json.loads(line)["line"] for line in client.batches.lines(made.id)] == [1, 2, 3]
+        assert [digit.label for digit in client.batches.results(made.id)] == [
+            json.loads(line)["label"] for line in client.batches.lines(made.id)
+        ]
         other = client.batches.create([digits(2).tobytes()], media_type=OCTETS["Content-Type"])
         assert [one.id for one in client.batches.list(limit=1)] == [other.id]
         assert client.batches.cancel(other.id).state == "cancelled"

@@ -404,7 +404,7 @@ def test_the_client_creates_looks_and_cancels(live: Live) -> None:
         sweep = client.sweeps.create(
             {"epochs": 1}, grid={"seed": [0, 1]}, metadata={"a": 1}, priority=1, idempotency_key="k"
         )
-        assert (dry["size"], sweep.size, sweep.state, sweep.ended) == (2, 2, "queued", False)
+        assert (dry.size, sweep.size, sweep.state, sweep.ended) == (2, 2, "queued", False)
         drawn = client.sweeps.create(
             preset="slp-200", random={"seed": {"low": 0, "high": 9, "integer": True}}, count=3, seed=1
         )

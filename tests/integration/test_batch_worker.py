@@ -59,7 +59,7 @@ def begun(client: Client, batch_id: str) -> bool:
 
 
 def lines(client: Client, found: Batch) -> list[int]:
-    return [json.loads(line)["line"] for line in client.batches.results(found.id)]
+    return [json.loads(line)["line"] for line in client.batches.lines(found.id)]
 
 
 def test_killed_and_stopped_in_the_middle_it_answers_each_image_once(live: Live) -> None:
@@ -69,7 +69,7 @@ def test_killed_and_stopped_in_the_middle_it_answers_each_image_once(live: Live)
         made = client.batches.create(body, preprocess="mnist", media_type=OCTETS["Content-Type"])
         with batch_worker(live) as first:
             eventually(lambda: begun(client, made.id), seconds=SECONDS)
-            assert [worker["job_id"] for worker in client.workers()] in ([made.id], [None])
+            assert [worker.job_id for worker in client.workers()] in ([made.id], [None])
             first.send_signal(signal.SIGKILL)
             first.wait()
         eventually(lambda: client.batches.get(made.id).state == "queued", seconds=SECONDS)

@@ -544,7 +544,7 @@ def test_the_deployment_trains_and_leaves_nothing_behind(deployment: Deployment)
 
 def served(client: Client) -> set[str]:
     """The queues that somebody takes messages of."""
-    return {queue for worker in client.workers() for queue in worker["queues"]}
+    return {queue for worker in client.workers() for queue in worker.queues}
 
 
 def start_in_order(deployment: Deployment) -> list[str]:

@@ -1,19 +1,26 @@
 """The command without a server: what it loads, what it refuses by itself, and how it shows what is null."""
 
+import base64
+import io
+import itertools
+import json
 import subprocess
 import sys
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
+import typer
+from PIL import Image
 from rich.console import Console, Group
 from typer.testing import CliRunner
 
-from service.cli import app, jobs, pictures, sweeps, tables
+from service.cli import app, completion, curves, jobs, sweeps, tables, terminal
 from service.cli.terminal import figure
-from service.client import Client, Job, Member, Sweep
+from service.client import Client, Job, Member, Point, Sweep
 
 HEAVY = (
     "torch",
@@ -29,6 +36,11 @@ HEAVY = (
 
 def run(*words: str) -> Any:
     return CliRunner().invoke(app, words)
+
+
+def answering(monkeypatch: pytest.MonkeyPatch, answer: Callable[[httpx.Request], httpx.Response]) -> None:
+    """Let every command ask this instead of a server."""
+    monkeypatch.setattr(terminal, "Client", partial(Client, transport=httpx.MockTransport(answer)))
 
 
 def shown(found: dict[str, Any], of: Any) -> str:
@@ -65,7 +77,8 @@ def test_presets_say_how_long_they_take(monkeypatch: pytest.MonkeyPatch) -> None
         {"name": "a", "steps": None, "spec": {"budget_seconds": 60.0}, **common},
         {"name": "b", "steps": 2000, "spec": {"budget_seconds": None}, **common},
     ]
-    monkeypatch.setattr(Client, "presets", lambda _: found)
+    page = {"data": found, "has_more": False, "next": None}
+    answering(monkeypatch, lambda _: httpx.Response(200, json=page))
     said = run("presets").stdout
     assert "7,850 parameters, 60 seconds" in said
     assert "7,850 parameters, 2,000 steps" in said
@@ -112,8 +125,7 @@ def test_options_of_a_picture_are_the_servers_to_refuse(
         asked.append(request)
         return httpx.Response(422, json={"code": "invalid_parameter", "detail": "no such parameter"})
 
-    transport = httpx.MockTransport(refuse)
-    monkeypatch.setattr(pictures, "Client", partial(Client, transport=transport))
+    answering(monkeypatch, refuse)
     file = tmp_path / "loss.png"
     words = ("--set", "format=csv", "--set", "name=x", "--set", "job_id=y", "--set", "log=true")
     ran = run("plot", "job_0", "loss", *words, "-o", str(file))
@@ -239,3 +251,106 @@ def test_a_sweep_counts_and_ranks_its_members() -> None:
     text = shown({"sweep": found}, lambda given: sweeps._standing(given["sweep"]))
     for said in ("1 succeeded, 1 failed", "learning_rate", "0.25", "relu", "job_y", "warning: ranked"):
         assert said in text
+
+
+JOB_POINTS = [
+    {"name": name, "step": step, "epoch": 1.0, "value": value, "time": ""}
+    for name in ("train_loss", "test_loss", "test_accuracy")
+    for step, value in ((0, 1.0), (50, 0.1), (100, 0.01))
+]
+
+
+def test_curves_are_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    page = {"data": JOB_POINTS, "has_more": False, "next": None}
+    answering(monkeypatch, lambda _: httpx.Response(200, json=page))
+    said = run("curves", "job_0").stdout
+    for legend in ("train_loss 0.01", "test_loss 0.01", "test_accuracy 1.00%"):
+        assert legend in said
+    first = said.splitlines()[1]
+    assert first.split()[0] == "1"  # at the top, where the line begins
+    assert "\u2800" <= first[9] <= "\u28ff"
+    assert first[9] != "\u2800"
+    assert "100" in said.splitlines()[13]
+    assert json.loads(run("curves", "job_0", "--json").stdout) == JOB_POINTS
+
+
+def test_a_logarithm_makes_a_fall_by_tenths_a_straight_line() -> None:
+    points = [Point.model_validate(one) for one in JOB_POINTS[:3]]
+    drawn = curves.chart({"train_loss": points}, 60, log=True).plain.splitlines()[1:13]
+    marks = [next(index for index, dot in enumerate(line[9:]) if dot != "\u2800") for line in drawn]
+    steps = {after - before for before, after in itertools.pairwise(marks)}
+    assert steps <= {4, 5}  # fifty columns in twelve lines
+    nothing = [Point.model_validate(JOB_POINTS[0] | {"value": 0.0})]
+    assert "nothing to draw" in curves.chart({"train_loss": nothing}, 60, log=True).plain
+
+
+def test_what_the_network_saw_is_drawn_beside_what_it_made_of_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    image = Image.new("L", (28, 28))
+    image.putpixel((3, 0), 255)
+    image.putpixel((3, 1), 255)
+    file = io.BytesIO()
+    image.save(file, "PNG")
+    seen = "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()
+    digit = {
+        "label": 7,
+        "confidence": 0.75,
+        "probabilities": [0.0] * 7 + [0.75, 0.25, 0.0],
+        "warnings": ["blank"],
+    }
+    asked: list[httpx.Request] = []
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        asked.append(request)
+        return httpx.Response(
+            200, json={"model": "m", "version": 1, "predictions": [digit | {"image": seen}]}
+        )
+
+    answering(monkeypatch, answer)
+    ran = CliRunner().invoke(app, ["predict", "-", "--pictures"], input=b"a picture")
+    assert asked[0].content == b"a picture"
+    assert asked[0].url.params["include"] == "image"
+    lines = ran.stdout.splitlines()
+    assert lines[0].split() == ["7", "75.0%", "-", "blank"]
+    assert lines[1].startswith("   █ ")
+    assert f"7 {'█' * 15} 75.0%" in lines[8]
+    table = CliRunner().invoke(app, ["predict", "-"], input=b"a picture").stdout
+    assert "75.0%" in table
+    assert "█" not in table
+    assert "include" not in asked[1].url.params
+
+
+def test_standard_input_is_there_once() -> None:
+    ran = run("predict", "-", "-", "--url", "http://127.0.0.1:9")
+    assert (ran.exit_code, ran.stderr.partition(":")[0]) == (1, "stdin_twice")
+
+
+def test_the_page_is_opened_where_the_server_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    opened: list[str] = []
+    monkeypatch.setattr(typer, "launch", opened.append)
+    answering(monkeypatch, lambda _: httpx.Response(200, json={"status": "alive"}))
+    words = ("--url", "http://there:1")
+    assert run("open", "train", "--no-browser", *words).stdout == "http://there:1/train\n"
+    assert json.loads(run("open", "job_0", "--json", *words).stdout) == {"url": "http://there:1/jobs/job_0"}
+    assert opened == ["http://there:1/jobs/job_0"]
+
+
+def test_no_server_is_a_sentence_and_a_status_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(_: httpx.Request) -> httpx.Response:
+        raise httpx.ConnectError("Connection refused")
+
+    answering(monkeypatch, refuse)
+    monkeypatch.setattr(terminal, "PATIENCE", 0.0)
+    ran = run("jobs", "list", "--url", "http://there:1")
+    assert (ran.exit_code, ran.stdout) == (terminal.UNREACHABLE, "")
+    for said in ("no answer from http://there:1: Connection refused", "`numeral up`", "`numeral doctor`"):
+        assert said in ran.stderr
+
+
+def test_names_are_completed(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert [name for name, _ in completion.presets("slp-2")] == ["slp-200"]
+    assert [name for name, _ in completion.views("st")] == ["status"]
+    monkeypatch.setenv("NUMERAL_URL", "http://127.0.0.1:9")
+    assert list(completion.jobs("job_")) == []
+    assert [name for name, _ in completion.models("")] == ["latest"]

@@ -264,7 +264,7 @@ const COPIES = {
     "from service.client import Client", "",
     `with Client(${JSON.stringify(location.origin)}) as client:`,
     `    job = client.jobs.create(${Object.entries(asked).map(([key, value]) => `${key}=${python(value)}`).join(", ")})`,
-    "    print(client.jobs.wait(job.id).metrics)", "",
+    "    print(job.wait().metrics)", "",
   ].join("\n")],
   command: ["The command", (asked) => asked.preset && !asked.metadata
     ? ["numeral train", asked.preset, ...settings(asked.spec ?? {}), "--wait"].join(" ")

@@ -1,0 +1,69 @@
+"""What there is to choose from: `client.datasets` and `client.presets`."""
+
+from collections.abc import AsyncIterator, Mapping
+from typing import Any
+
+from service.client.awaiting.connection import AsyncConnection
+from service.client.requests import Request, given, path_of
+from service.client.views import Dataset, Preset
+
+
+class AsyncPresets:
+    """`client.presets`."""
+
+    def __init__(self, connection: AsyncConnection) -> None:
+        self._connection = connection
+
+    def list(self) -> AsyncIterator[Preset]:
+        """The experiments that the server knows by name."""
+        return self._connection.whole("/v1/presets", Preset.model_validate)
+
+    async def get(self, name: str) -> Preset:
+        return Preset.model_validate(await self._connection.json(Request("GET", path_of("presets", name))))
+
+
+class AsyncDatasets:
+    """`client.datasets`."""
+
+    def __init__(self, connection: AsyncConnection) -> None:
+        self._connection = connection
+
+    def list(self) -> AsyncIterator[Dataset]:
+        """The datasets that a spec may name."""
+        return self._connection.whole("/v1/datasets", Dataset.model_validate)
+
+    async def samples(
+        self,
+        name: str,
+        *,
+        seed: int = 0,
+        count: int | None = None,
+        format: str = "png",  # noqa: A002
+    ) -> bytes:
+        """A picture (png, svg, csv) of some examples of a dataset."""
+        path = path_of("datasets", name, f"samples.{format}")
+        return await self._connection.bytes(Request("GET", path, params=given(seed=seed, count=count)))
+
+    async def preview(
+        self,
+        augmentation: Mapping[str, Any],
+        *,
+        dataset: str = "mnist",
+        seed: int = 0,
+        count: int | None = None,
+        variants: int | None = None,
+        progress: float | None = None,
+        format: str = "png",  # noqa: A002
+    ) -> bytes:
+        """A picture (png, svg, csv) of `count` training images above, and `variants` of each, deformed by the
+        block of a spec, below; at a share `progress` of the run."""
+        body = given(
+            augmentation=augmentation,
+            dataset=dataset,
+            seed=seed,
+            count=count,
+            variants=variants,
+            progress=progress,
+            format=format,
+        )
+        return await self._connection.bytes(Request("POST", "/v1/augmentations/preview", json=body))

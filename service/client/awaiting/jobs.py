@@ -1,0 +1,255 @@
+"""Training jobs: `client.jobs`."""
+
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import aclosing
+from typing import Any
+
+import httpx
+from pydantic import PrivateAttr
+
+from service.client.awaiting.connection import AsyncConnection
+from service.client.following import AWAY_SECONDS, Following
+from service.client.halves import apause, atell
+from service.client.requests import Request, creation, given, path_of
+from service.client.views import Checkpoint, Event, JobFacts, JobPlan, Mistake, Point, Progress
+
+POINTS_A_PAGE = 10_000
+
+
+class AsyncJob(JobFacts):
+    """A training job, as it was when it was asked for; its methods ask again."""
+
+    _jobs: "AsyncJobs | None" = PrivateAttr(None)
+
+    async def refresh(self) -> "AsyncJob":
+        """The job as it is now."""
+        return await self._all().get(self.id)
+
+    async def wait(
+        self,
+        *,
+        timeout: float | None = None,
+        on_progress: Callable[[Progress], Awaitable[Any] | Any] | None = None,
+    ) -> "AsyncJob":
+        """The job when it has ended: see `client.jobs.wait`."""
+        return await self._all().wait(self.id, timeout=timeout, on_progress=on_progress)
+
+    def events(self, *, after: int = 0) -> AsyncIterator[Event]:
+        """What happened to it and what happens: see `client.jobs.events`."""
+        return self._all().events(self.id, after=after)
+
+    async def cancel(self) -> "AsyncJob":
+        return await self._all().cancel(self.id)
+
+    async def pause(self) -> "AsyncJob":
+        return await self._all().pause(self.id)
+
+    async def resume(self) -> "AsyncJob":
+        return await self._all().resume(self.id)
+
+    async def report(self) -> dict[str, Any]:
+        """How good it is, once it has succeeded."""
+        return await self._all().report(self.id)
+
+    def series(self, *names: str, max_points: int | None = None) -> AsyncIterator[Point]:
+        """Its series: see `client.jobs.series`."""
+        return self._all().series(self.id, *names, max_points=max_points)
+
+    def _all(self) -> "AsyncJobs":
+        if self._jobs is None:
+            raise ValueError("this job came from no client")
+        return self._jobs
+
+
+class AsyncJobs:
+    """`client.jobs`."""
+
+    def __init__(self, connection: AsyncConnection) -> None:
+        self._connection = connection
+
+    async def create(
+        self,
+        spec: Mapping[str, Any] | None = None,
+        *,
+        preset: str | None = None,
+        metadata: Mapping[str, Any] | None = None,
+        priority: int | None = None,
+        reuse: bool = False,
+        idempotency_key: str | None = None,
+    ) -> AsyncJob:
+        """Submit a job: a spec, a preset, or a preset with a spec laid over it. With `reuse`, a job that has
+        succeeded with just this spec, data and code is returned instead, if there is one. Raises InvalidSpec, whose
+        `errors` name the fields."""
+        body = given(preset=preset, spec=spec, metadata=metadata, priority=priority)
+        params = {"reuse": True} if reuse else {}
+        request = creation("/v1/jobs", idempotency_key, json=body, params=params)
+        return self._job(await self._connection.json(request))
+
+    async def dry_run(
+        self,
+        spec: Mapping[str, Any] | None = None,
+        *,
+        preset: str | None = None,
+        metadata: Mapping[str, Any] | None = None,
+        priority: int | None = None,
+        reuse: bool = False,
+    ) -> JobPlan:
+        """What a job would come to: parameters, memory, steps, time, place in the queue; with `reuse` also
+        which job would be returned instead."""
+        body = given(preset=preset, spec=spec, metadata=metadata, priority=priority)
+        params = {"dry_run": True} | ({"reuse": True} if reuse else {})
+        answer = await self._connection.json(Request("POST", "/v1/jobs", json=body, params=params))
+        return JobPlan.model_validate(answer)
+
+    async def get(self, job_id: str) -> AsyncJob:
+        return self._job(await self._connection.json(Request("GET", path_of("jobs", job_id))))
+
+    def list(
+        self,
+        *,
+        state: str | Sequence[str] | None = None,
+        preset: str | None = None,
+        sweep: str | None = None,
+        limit: int | None = None,
+    ) -> AsyncIterator[AsyncJob]:
+        """Jobs, newest first, `limit` at most, page by page as they are iterated."""
+        params = given(state=state, preset=preset, sweep=sweep)
+        return self._connection.pages("/v1/jobs", self._job, params, limit=limit)
+
+    async def update(
+        self, job_id: str, *, metadata: Mapping[str, Any] | None = None, priority: int | None = None
+    ) -> AsyncJob:
+        """Change its metadata at any time, its priority until it has ended."""
+        body = given(metadata=metadata, priority=priority)
+        return self._job(await self._connection.json(Request("PATCH", path_of("jobs", job_id), json=body)))
+
+    async def cancel(self, job_id: str) -> AsyncJob:
+        """End it; its checkpoints stay."""
+        return await self._act(job_id, "cancel")
+
+    async def pause(self, job_id: str) -> AsyncJob:
+        """Let it save and stop for now."""
+        return await self._act(job_id, "pause")
+
+    async def resume(self, job_id: str) -> AsyncJob:
+        return await self._act(job_id, "resume")
+
+    async def delete(self, job_id: str) -> None:
+        """Forget a job that has ended, with all but the model that it made."""
+        await self._connection.json(Request("DELETE", path_of("jobs", job_id)))
+
+    def events(self, job_id: str, *, after: int = 0) -> AsyncIterator[Event]:
+        """A job's events, those there are and then live, to its end. A connection that breaks is made
+        anew from the last event seen: none is missed, none comes twice. Raises Unreachable when the server is away
+        for two minutes."""
+        return self._followed(Following(job_id, after, time.monotonic()))
+
+    async def wait(
+        self,
+        job_id: str,
+        *,
+        timeout: float | None = None,
+        on_progress: Callable[[Progress], Awaitable[Any] | Any] | None = None,
+    ) -> AsyncJob:
+        """The job when it has ended, however it ended; a server that is started anew meanwhile is waited for. Raises
+        TimedOut after `timeout` seconds, and then the job goes on; Unreachable if the server is away then, or for two
+        minutes. `on_progress` is told where it has been and then, about once a second, where it is."""
+        following = Following(job_id, 0, time.monotonic(), timeout)
+        async with aclosing(self._followed(following)) as events:
+            async for event in events:
+                if event.type == "progress":
+                    await atell(on_progress, Progress.model_validate(event.data))
+        request = Request("GET", path_of("jobs", job_id))
+        return self._job(await self._connection.json(request, patience=AWAY_SECONDS))
+
+    async def _followed(self, following: Following) -> AsyncGenerator[Event, None]:
+        while True:
+            request = following.request(time.monotonic())
+            try:
+                async with self._connection.stream(
+                    request, patience=following.patience(time.monotonic()), read=following.read_seconds
+                ) as response:
+                    async for line in response.aiter_lines():
+                        event = following.take(line, time.monotonic())
+                        if event is not None:
+                            yield event
+                        if following.ended() or following.is_near(time.monotonic()):
+                            break
+            except httpx.TransportError as error:
+                following.broke(error, time.monotonic())
+            if following.ended() or await self._is_over(following):
+                return
+            await apause(following.pause(time.monotonic()))
+
+    async def _is_over(self, following: Following) -> bool:
+        """Whether a stream that has stopped has told everything; else it was cut off."""
+        patience = following.patience(time.monotonic())
+        path = path_of("jobs", following.job_id)
+        job = await self._connection.json(Request("GET", path), patience=patience)
+        if not JobFacts.model_validate(job).ended:
+            return False
+        request = Request("GET", f"{path}/events", params={"after": following.last, "limit": 1})
+        page = await self._connection.json(request, patience=patience)
+        return not page["data"]
+
+    def series(
+        self, job_id: str, *names: str, after_step: int | None = None, max_points: int | None = None
+    ) -> AsyncIterator[Point]:
+        """Its series, all or those of these names, each thinned evenly to `max_points`, ordered by name and step."""
+        params = given(name=names or None, after_step=after_step, max_points=max_points)
+        path = path_of("jobs", job_id, "metrics")
+        return self._connection.pages(path, Point.model_validate, params, limit=None, size=POINTS_A_PAGE)
+
+    async def report(self, job_id: str) -> dict[str, Any]:
+        """How good a finished job is."""
+        return dict(await self._connection.json(Request("GET", path_of("jobs", job_id, "report"))))
+
+    def misclassified(
+        self,
+        job_id: str,
+        *,
+        true: int | None = None,
+        predicted: int | None = None,
+        limit: int | None = None,
+    ) -> AsyncIterator[Mistake]:
+        """The test images that it reads wrong, by loss, the largest first."""
+        params = given(true=true, predicted=predicted)
+        path = path_of("jobs", job_id, "misclassified")
+        return self._connection.pages(path, Mistake.model_validate, params, limit=limit)
+
+    async def curves(self, job_id: str) -> dict[str, Any]:
+        """What a regression predicted over its test grid, each time figures were taken."""
+        return dict(await self._connection.json(Request("GET", path_of("jobs", job_id, "curves"))))
+
+    def checkpoints(self, job_id: str) -> AsyncIterator[Checkpoint]:
+        """Those that are kept, newest first."""
+        path = path_of("jobs", job_id, "checkpoints")
+        return self._connection.whole(path, Checkpoint.model_validate)
+
+    async def plot(
+        self,
+        job_id: str,
+        name: str,
+        options: Mapping[str, Any] | None = None,
+        *,
+        format: str = "png",  # noqa: A002
+    ) -> bytes:
+        """A picture of the job as `png` or `svg`, or its numbers as `csv`; `options` are those of the picture,
+        such as `true` and `predicted` of `misclassified`."""
+        path = path_of("jobs", job_id, "plots", f"{name}.{format}")
+        return await self._connection.bytes(Request("GET", path, params=options or {}))
+
+    async def compare(self, job_ids: Sequence[str]) -> dict[str, Any]:
+        """Finished jobs side by side: their series, where their specs differ, and for each two that classify
+        McNemar's test."""
+        request = Request("GET", "/v1/compare", params={"jobs": ",".join(job_ids)})
+        return dict(await self._connection.json(request))
+
+    async def _act(self, job_id: str, verb: str) -> AsyncJob:
+        return self._job(await self._connection.json(Request("POST", path_of("jobs", job_id, verb))))
+
+    def _job(self, answer: Any) -> AsyncJob:
+        job = AsyncJob.model_validate(answer)
+        job._jobs = self  # noqa: SLF001 - its own
+        return job

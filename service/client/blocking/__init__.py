@@ -1,0 +1,2 @@
+# Written by service.client.unasync from awaiting/__init__.py; change that.
+"""The client for programs that block."""

@@ -1,0 +1,114 @@
+# Written by service.client.unasync from awaiting/client.py; change that.
+"""The client itself: what it is made of, and reading digits."""
+
+from collections.abc import Iterator, Sequence
+from types import TracebackType
+from typing import Any, Self
+
+import httpx
+
+from service.client.blocking.batches import Batches
+from service.client.blocking.catalog import Datasets, Presets
+from service.client.blocking.connection import Connection
+from service.client.blocking.jobs import Jobs
+from service.client.blocking.keys import Keys
+from service.client.blocking.models import Models
+from service.client.blocking.sweeps import Sweeps
+from service.client.pictures import Picture, bodies, file_of
+from service.client.requests import Request, given, path_of
+from service.client.views import Answer, Digit, Reading, Status, Worker
+
+
+class Client:
+    """One server. `url` defaults to NUMERAL_URL, then to this machine's port 8000; `api_key`, which it never shows, to
+    NUMERAL_API_KEY. Answers of 503 and 429 and broken connections are tried again for as long as `patience` seconds;
+    an answer may take `timeout`."""
+
+    def __init__(
+        self,
+        url: str | None = None,
+        *,
+        api_key: str | None = None,
+        patience: float = 10.0,
+        timeout: float = 30.0,
+        transport: httpx.BaseTransport | None = None,
+    ) -> None:
+        self._connection = Connection(url, api_key, patience, timeout, transport)
+        self.url = self._connection.url
+        self.jobs = Jobs(self._connection)
+        self.sweeps = Sweeps(self._connection)
+        self.models = Models(self._connection)
+        self.batches = Batches(self._connection)
+        self.datasets = Datasets(self._connection)
+        self.presets = Presets(self._connection)
+        self.keys = Keys(self._connection)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        self._connection.close()
+
+    def predict(
+        self,
+        images: Picture | Sequence[Picture],
+        *,
+        model: str = "latest",
+        preprocess: str | None = None,
+        min_confidence: float | None = None,
+        coverage: float | None = None,
+        include: Sequence[str] = (),
+    ) -> Answer:
+        """Read digits, one an image: paths, bytes of files (PNG, JPEG, WebP, a ZIP of them), open files, images of
+        Pillow, arrays (784 numbers or 28 rows of 28, one or many, white ink on black; of any other shape a picture), or
+        a list of them. Any number: they are sent in as many requests as it takes, and read by one model.
+
+        Abstain from those that are less probable than `min_confidence` or no digits, and tell the labels that hold the
+        true one in a share `coverage` of all cases. `include` asks for more of each: image, box, polarity, not_a_digit.
+        Raises ValueError and TypeError for what is no picture."""
+        params = given(
+            preprocess=preprocess,
+            min_confidence=min_confidence,
+            coverage=coverage,
+            include=",".join(include) or None,
+        )
+        found: Answer | None = None
+        digits: list[Digit] = []
+        for body in bodies(images):
+            reader = model if found is None else found.model
+            request = Request("POST", path_of("models", reader, "predict"), params=params, **body)
+            found = Answer.model_validate(self._connection.json(request))
+            digits += found.predictions
+        assert found is not None, "there is one body at least"
+        return found.model_copy(update={"predictions": digits})
+
+    def read(self, image: Picture, *, model: str = "latest") -> Reading:
+        """Read all digits of one picture, given in any way that `predict` takes."""
+        request = Request("POST", path_of("models", model, "read"), content=file_of(image))
+        return Reading.model_validate(self._connection.json(request))
+
+    def status(self) -> Status:
+        """What is going on: jobs by state, the depth of the queues."""
+        return Status.model_validate(self._connection.json(Request("GET", "/v1/status")))
+
+    def workers(self) -> Iterator[Worker]:
+        """The processes that train, or read batches, and are alive."""
+        return self._connection.whole("/v1/workers", Worker.model_validate)
+
+    def call(self, method: str, path: str, **fields: Any) -> Any:
+        """Any request, for what has no method here: `params`, `json`, `content`, `files`, `headers`; a POST is sent
+        again after a broken connection only if it has `repeatable=True`. Returns the decoded answer."""
+        return self._connection.json(_any(method, path, fields))
+
+    def fetch(self, method: str, path: str, **fields: Any) -> bytes:
+        """As `call`, where the answer is a file."""
+        return self._connection.bytes(_any(method, path, fields))
+
+
+def _any(method: str, path: str, fields: dict[str, Any]) -> Request:
+    return Request(method, path, **{"repeatable": method != "POST"} | fields)

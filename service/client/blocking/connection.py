@@ -1,0 +1,150 @@
+# Written by service.client.unasync from awaiting/connection.py; change that.
+"""How requests are sent, and sent again."""
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+import httpx
+
+from service.client.errors import Unreachable, refusal
+from service.client.halves import pause, pieces
+from service.client.requests import Request, headers_of, url_of
+from service.client.retries import Retries
+
+MOST_A_PAGE = 100
+CONNECT_SECONDS = 10.0
+
+V = TypeVar("V")
+
+
+class Connection:
+    """One server, with a pool of connections to it."""
+
+    def __init__(
+        self,
+        url: str | None,
+        api_key: str | None,
+        patience: float,
+        timeout: float,
+        transport: httpx.BaseTransport | None,
+    ) -> None:
+        self.url = url_of(url)
+        self._patience = patience
+        self._http = httpx.Client(
+            base_url=self.url, headers=headers_of(api_key), timeout=timeout, transport=transport
+        )
+
+    def close(self) -> None:
+        self._http.close()
+
+    def json(self, request: Request, *, patience: float | None = None) -> Any:
+        """The decoded answer, or None if it is empty. Raises as `send`."""
+        response = self.send(request, patience=patience)
+        return response.json() if response.content else None
+
+    def bytes(self, request: Request) -> bytes:
+        """An answer that is a file. Raises as `send`."""
+        response = self.send(request)
+        return response.content
+
+    def pages(
+        self,
+        path: str,
+        made: Callable[[Any], V],
+        params: Mapping[str, Any],
+        *,
+        limit: int | None,
+        size: int = MOST_A_PAGE,
+    ) -> Iterator[V]:
+        """The entries of a list, `limit` of them at most, page by page of up to `size` as they are asked for; each is `made` of what is told of it."""
+        after: dict[str, Any] = {}
+        left = size if limit is None else limit
+        while left > 0:
+            asked = {**params, **after, "limit": min(left, size)}
+            page = self.json(Request("GET", path, params=asked))
+            for item in page["data"]:
+                yield made(item)
+            if not page["has_more"]:
+                return
+            left -= 0 if limit is None else len(page["data"])
+            after = {"after": page["next"]}
+
+    def whole(self, path: str, made: Callable[[Any], V]) -> Iterator[V]:
+        """The entries of a list that is short and has no pages."""
+        for item in (self.json(Request("GET", path)))["data"]:
+            yield made(item)
+
+    def send(self, request: Request, *, patience: float | None = None) -> httpx.Response:
+        """The answer, all of it. Raises ApiError if it is a refusal, and Unreachable when nothing answers within
+        `patience` seconds."""
+        retries = self._retries(request, patience)
+        while True:
+            try:
+                response = self._http.send(self._built(request))
+            except httpx.TransportError as error:
+                wait = retries.after_break(error, time.monotonic())
+                if wait is None:
+                    raise self._unreachable(error) from error
+            else:
+                wait = retries.after_answer(response, time.monotonic())
+                if wait is None:
+                    return _accepted(response)
+            pause(wait)
+
+    @contextmanager
+    def stream(
+        self, request: Request, *, patience: float | None = None, read: float | None = None
+    ) -> Iterator[httpx.Response]:
+        """An answer that is read as it comes. Raises as `send` until it begins, and httpx.TransportError when it breaks
+        or is silent for `read` seconds."""
+        retries = self._retries(request, patience)
+        response = self._begun(request, retries, read)
+        try:
+            yield response
+        finally:
+            response.close()
+
+    def _begun(self, request: Request, retries: Retries, read: float | None) -> httpx.Response:
+        while True:
+            try:
+                response = self._http.send(self._built(request, read), stream=True)
+                if response.is_success:
+                    return response
+                response.read()
+            except httpx.TransportError as error:
+                wait = retries.after_break(error, time.monotonic())
+                if wait is None:
+                    raise self._unreachable(error) from error
+            else:
+                wait = retries.after_answer(response, time.monotonic())
+                if wait is None:
+                    raise refusal(response)
+            pause(wait)
+
+    def _built(self, request: Request, read: float | None = None) -> httpx.Request:
+        timeout = self._http.timeout if read is None else httpx.Timeout(CONNECT_SECONDS, read=read)
+        return self._http.build_request(
+            request.method,
+            request.path,
+            params=request.params or None,
+            json=request.json,
+            content=pieces(request.content),
+            files=request.files,
+            headers=request.headers,
+            timeout=timeout,
+        )
+
+    def _retries(self, request: Request, patience: float | None) -> Retries:
+        seconds = self._patience if patience is None else patience
+        return Retries(time.monotonic() + seconds, repeatable=request.repeatable)
+
+    def _unreachable(self, error: httpx.TransportError) -> Unreachable:
+        return Unreachable(f"no answer from {self.url}: {str(error) or type(error).__name__}")
+
+
+def _accepted(response: httpx.Response) -> httpx.Response:
+    if response.is_success:
+        return response
+    raise refusal(response)
