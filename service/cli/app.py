@@ -13,7 +13,7 @@ COMMANDS = (
     *(results.report, results.misclassified, results.compare, results.evaluate),
     *(pictures.plot, pictures.preview, data.presets),
     *(processes.doctor, processes.demo, processes.serve, processes.worker, processes.batch_worker),
-    processes.migrate,
+    *(processes.migrate, processes.health),
 )
 GROUPS = {
     "jobs": jobs.app,

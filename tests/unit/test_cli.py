@@ -11,7 +11,7 @@ import pytest
 from rich.console import Console, Group
 from typer.testing import CliRunner
 
-from service.cli import app, jobs, pictures, sweeps, tables
+from service.cli import app, jobs, pictures, processes, sweeps, tables
 from service.cli.terminal import figure
 from service.client import Client, Job, Member, Sweep
 
@@ -239,3 +239,28 @@ def test_a_sweep_counts_and_ranks_its_members() -> None:
     text = shown({"sweep": found}, lambda given: sweeps._standing(given["sweep"]))
     for said in ("1 succeeded, 1 failed", "learning_rate", "0.25", "relu", "job_y", "warning: ranked"):
         assert said in text
+
+
+@pytest.mark.parametrize("devices", ["tpu", "0,", "-1", "0 1", ""])
+def test_a_worker_is_told_which_devices_there_are(devices: str) -> None:
+    ran = run("worker", f"--devices={devices}")
+    assert ran.exit_code == 1
+    assert "auto, cpu, cuda or numbers" in ran.stderr
+
+
+@pytest.mark.parametrize(
+    ("devices", "told"),
+    [
+        ("auto", {"NUMERAL_DEVICE": "auto"}),
+        ("0,2", {"NUMERAL_DEVICE": "cuda", "CUDA_VISIBLE_DEVICES": "0,2"}),
+    ],
+)
+def test_devices_become_what_a_worker_reads(devices: str, told: dict[str, str]) -> None:
+    assert processes._chosen(devices) == told
+
+
+@pytest.mark.parametrize("part", ["api", "worker"])
+def test_what_does_not_run_is_not_healthy(part: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NUMERAL_HOME", str(tmp_path))
+    monkeypatch.setenv("NUMERAL_PORT", "1")
+    assert run("health", part).exit_code == 1
