@@ -84,7 +84,7 @@ ENTRYPOINT ["numeral"]
 
 # Healthy while a training process of this container says to the database that it lives.
 FROM runtime AS trains
-HEALTHCHECK --interval=30s --timeout=15s --start-period=120s --retries=3 CMD ["numeral", "health", "worker"]
+HEALTHCHECK --interval=30s --timeout=20s --start-period=120s --retries=3 CMD ["numeral", "health"]
 CMD ["worker"]
 
 FROM trains AS worker
@@ -98,6 +98,10 @@ COPY --from=api-build /opt/numeral /opt/numeral
 # A container is reached from outside itself; who may reach it is decided where its port is published.
 ENV NUMERAL_HOST=0.0.0.0
 EXPOSE 8000
-# Healthy when it can serve: database, schema and broker answer.
-HEALTHCHECK --interval=5s --timeout=5s --start-period=60s --retries=3 CMD ["numeral", "health", "api"]
+# Healthy when it can serve: database, schema and broker answer. Asked often, and so by little more than a socket.
+HEALTHCHECK --interval=5s --timeout=5s --start-period=60s --retries=3 CMD ["python", "-I", "-c", "\
+import http.client, os; \
+api = http.client.HTTPConnection('127.0.0.1', int(os.environ.get('NUMERAL_PORT') or 8000), timeout=4); \
+api.request('GET', '/readyz'); \
+raise SystemExit(api.getresponse().status != 200)"]
 CMD ["serve"]

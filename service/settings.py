@@ -189,6 +189,18 @@ class Settings(BaseSettings):
             ge=1, description="Images that may wait for a network in one API process; more are answered 503."
         ),
     ] = 4096
+    keep_checkpoints_days: Annotated[
+        float | None,
+        Field(
+            gt=0,
+            description="Days after a job's end when those of its checkpoints go that no model is of, and what it could "
+            "have been resumed from. Unset: they stay. Models always do.",
+        ),
+    ] = None
+    keep_batches_days: Annotated[
+        float | None,
+        Field(gt=0, description="Days after a batch's end when it goes, with its answers. Unset: it stays."),
+    ] = None
     log_level: Annotated[
         Literal["debug", "info", "warning", "error"], Field(description="Least severe line that is logged.")
     ] = "info"

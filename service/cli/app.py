@@ -6,14 +6,26 @@ from typing import Annotated
 
 import typer
 
-from service.cli import batches, data, jobs, keys, models, pictures, processes, results, sweeps, training
+from service.cli import (
+    batches,
+    data,
+    jobs,
+    keys,
+    models,
+    pictures,
+    processes,
+    results,
+    sweeps,
+    training,
+    upkeep,
+)
 
 COMMANDS = (
     *(processes.up, training.train, sweeps.sweep, models.predict, models.read, batches.batch),
     *(results.report, results.misclassified, results.compare, results.evaluate),
     *(pictures.plot, pictures.preview, data.presets),
     *(processes.doctor, processes.demo, processes.serve, processes.worker, processes.batch_worker),
-    *(processes.migrate, processes.health),
+    *(processes.migrate, processes.health, upkeep.backup, upkeep.restore, upkeep.prune),
 )
 GROUPS = {
     "jobs": jobs.app,

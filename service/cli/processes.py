@@ -4,7 +4,6 @@ import os
 import re
 import socket
 import sys
-from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -15,15 +14,6 @@ from service.errors import Invalid, ServiceError
 
 if TYPE_CHECKING:
     from service.settings import Settings
-
-HEALTH_SECONDS = 4.0
-
-
-class Part(StrEnum):
-    """What is asked for its health."""
-
-    api = "api"
-    worker = "worker"
 
 
 @told
@@ -127,42 +117,19 @@ def migrate(as_json: Json = False) -> None:
 
 
 @told
-def health(
-    part: Annotated[Part, typer.Argument(help="api: it can serve. worker: a process of this host works.")],
-) -> None:
-    """Say whether a part that runs on this host is healthy, as containers are asked: exit status 0 or 1."""
+def health() -> None:
+    """Say whether a worker of this host is alive, as containers are asked: exit status 0 or 1."""
     from service import settings
-
-    loaded = settings.load()
-    problem = _of_api(loaded) if part == Part.api else _of_worker(loaded)
-    if problem:
-        raise ServiceError(problem, code="unhealthy")
-
-
-def _of_api(loaded: "Settings") -> str:
-    """What keeps the API from serving; nothing when it does."""
-    import httpx
-
-    address = "127.0.0.1" if loaded.host in ("0.0.0.0", "::", "") else loaded.host  # noqa: S104 - compared, not bound
-    try:
-        answer = httpx.get(f"http://{address}:{loaded.port}/readyz", timeout=HEALTH_SECONDS, trust_env=False)
-    except httpx.HTTPError as error:
-        return f"the API does not answer: {error}"
-    return "" if answer.status_code == httpx.codes.OK else answer.text
-
-
-def _of_worker(loaded: "Settings") -> str:
-    """The same of the workers: each says to the database that it lives."""
     from service.store import workers
     from service.store.database import Database
 
-    database = Database(loaded.database)
+    database = Database(settings.load().database)
     try:
         alive = workers.alive(database)
     finally:
         database.close()
-    mine = f"{socket.gethostname()}:"
-    return "" if any(worker.name.startswith(mine) for worker in alive) else "no process of this host works"
+    if not any(worker.name.startswith(f"{socket.gethostname()}:") for worker in alive):
+        raise ServiceError("no worker of this host has said of late that it lives", code="unhealthy")
 
 
 @told

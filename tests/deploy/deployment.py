@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from functools import cache
 from graphlib import TopologicalSorter
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -25,6 +26,15 @@ from tests.deploy.files import ROOT, Composed, Service
 BIN = Path(sys.executable).parent
 HOME = "/var/lib/numeral"
 START_SECONDS = 120.0  # of a worker, which imports torch, on a busy machine
+BRIEF: dict[str, Any] = {  # a step is a millisecond or two, and a checkpoint is never far
+    "dataset": {"examples": 5_000},
+    "network": {"hidden_widths": [16]},
+    "batch_size": 100,
+    "epochs": 4,
+    "precision": "float32",
+    "evaluation": {"every_epochs": 10},
+    "checkpoints": {"every_epochs": None, "every_steps": 100, "min_seconds": 0},
+}
 
 
 @dataclass
@@ -71,7 +81,8 @@ class Deployment:
     def _command(self, service: Service, words: list[str]) -> list[str]:
         program, *rest = (self._placed(word) for word in words)
         if service.is_ours:
-            return [*self.within, str(BIN / program), *rest]
+            found = sys.executable if program == "python" else str(BIN / program)
+            return [*self.within, found, *rest]
         assert service.name == "redis", "the one other service that a test starts from the file"
         port = self.hosts["redis:6379"].rpartition(":")[2]
         if program == "redis-cli":
@@ -97,10 +108,10 @@ class Deployment:
         places |= {f"/run/secrets/{name}": secret["file"] for name, secret in self.composed.secrets.items()}
         return re.sub("|".join(map(re.escape, places)), lambda found: places[found[0]], text)
 
-    @staticmethod
-    def _user(service: Service) -> int | None:
-        """Its own where we may become it, which root may, else ours."""
-        return int(service.user.partition(":")[0]) if service.is_ours and may_become(service.user) else None
+    def _user(self, service: Service) -> int | None:
+        """Its own where we may become it, which root may, else ours; and ours where a command has to become it."""
+        own = service.is_ours and not self.within and may_become(service.user)
+        return int(service.user.partition(":")[0]) if own else None
 
     def is_healthy(self, name: str) -> bool:
         """By the service's own health check, within its own time."""

@@ -10,6 +10,9 @@ from tests.acceptance.conftest import free_port, until
 from tests.deploy.deployment import START_SECONDS, Deployment, may_become, placed, require_redis
 from tests.deploy.files import composed
 
+pytestmark = pytest.mark.timeout(480)  # where others use the machine too
+
+
 TINY_JOB = {"dataset": {"name": "simulated", "examples": 20}, "batch_size": "full", "steps": 5}
 
 

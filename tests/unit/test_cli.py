@@ -1,5 +1,6 @@
 """The command without a server: what it loads, what it refuses by itself, and how it shows what is null."""
 
+import socket
 import subprocess
 import sys
 from functools import partial
@@ -14,6 +15,8 @@ from typer.testing import CliRunner
 from service.cli import app, jobs, pictures, processes, sweeps, tables
 from service.cli.terminal import figure
 from service.client import Client, Job, Member, Sweep
+from service.store import schema, workers
+from service.store.database import Database
 
 HEAVY = (
     "torch",
@@ -259,8 +262,11 @@ def test_devices_become_what_a_worker_reads(devices: str, told: dict[str, str]) 
     assert processes._chosen(devices) == told
 
 
-@pytest.mark.parametrize("part", ["api", "worker"])
-def test_what_does_not_run_is_not_healthy(part: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_worker_none_is_healthy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NUMERAL_HOME", str(tmp_path))
-    monkeypatch.setenv("NUMERAL_PORT", "1")
-    assert run("health", part).exit_code == 1
+    db = Database(f"sqlite:///{tmp_path / 'numeral.db'}")
+    schema.migrate(db)
+    assert run("health").exit_code == 1
+    workers.seen(db, f"{socket.gethostname()}:1:2", queues=("cpu",), device="CPU", job_id=None)
+    assert run("health").exit_code == 0
+    db.close()
