@@ -22,8 +22,8 @@ check: $(VENV)/.dev  ## format, lint, types, import contracts, dead dependencies
 	$(BIN)/hadolint Dockerfile
 	$(BIN)/check-jsonschema --builtin-schema vendor.compose-spec docker-compose.yml deploy/workers.yml
 
-docs: $(VENV)/.dev  ## the documentation as a site, in site/
-	$(BIN)/mkdocs build --strict
+docs: $(VENV)/.dev  ## the documentation as a site, in build/site
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict --config-file .mkdocs.yml
 
 audit: | $(BIN)/uv  ## known vulnerabilities of what is pinned; asks an advisory service
 	$(BIN)/uvx --quiet pip-audit --requirement constraints.txt --no-deps --disable-pip --strict

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -19,7 +20,7 @@ from typing import Any
 import psutil
 import pytest
 
-from tests.acceptance.conftest import free_port, until
+from tests.acceptance.conftest import free_port
 from tests.conftest import missing, mnist_folder
 from tests.deploy.files import ROOT, Composed, Service
 
@@ -130,11 +131,11 @@ class Deployment:
         return result.returncode == 0
 
     def await_healthy(self, name: str) -> None:
-        def healthy() -> bool:
+        deadline = time.monotonic() + START_SECONDS
+        while not self.is_healthy(name):
             assert self.processes[name].poll() is None, self.said(name)
-            return self.is_healthy(name)
-
-        until(healthy, f"{name} is healthy", START_SECONDS)
+            assert time.monotonic() < deadline, f"{name} is not healthy: {self.said(name)}"
+            time.sleep(0.2)
 
     def await_end(self, name: str, limit: float) -> int:
         try:
