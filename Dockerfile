@@ -75,7 +75,6 @@ LABEL org.opencontainers.image.title="numeral" \
       numeral.sbom="/opt/numeral/sbom.cdx.json"
 # The home lies on a volume; a fresh named volume takes over this folder's owner. All else may be read-only but /tmp.
 ENV NUMERAL_HOME=/var/lib/numeral \
-    MPLCONFIGDIR=/tmp/matplotlib \
     PYTHONDONTWRITEBYTECODE=1
 WORKDIR /var/lib/numeral
 USER 10001:10001

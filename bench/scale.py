@@ -171,7 +171,7 @@ def simulate(workers_: int, count: int) -> int:
         }
         for name, look in looks.items():
             told(name, 1, measured([look] * 30, 1))
-        told("end", 4, measured([lambda held=held: fleet.end(held) for _, held in fleet.held], 4))  # type: ignore[misc]
+        told("end", 4, measured([partial(fleet.end, held) for _, held in fleet.held], 4))
         return judged(len(fleet.held), claims, beats)
 
 

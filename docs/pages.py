@@ -29,6 +29,9 @@ def on_page_markdown(markdown: str, **_: Any) -> str:
 
 def readme() -> str:
     text = README.read_text().replace("](docs/", "](")
+    text = re.sub(
+        r"\[([^]]*)\]\(deploy/[^)]*\)", r"`\1`", text
+    )  # which is in the repository, not on the site
     return text.replace("# Numeral\n", "# Tour, spec and settings\n", 1)
 
 

@@ -17,6 +17,7 @@ from graphlib import TopologicalSorter
 from pathlib import Path
 from typing import Any
 
+import matplotlib as mpl
 import psutil
 import pytest
 
@@ -26,7 +27,7 @@ from tests.deploy.files import ROOT, Composed, Service
 
 BIN = Path(sys.executable).parent
 HOME = "/var/lib/numeral"
-START_SECONDS = 120.0  # of a worker, which imports torch, on a busy machine
+START_SECONDS = 240.0  # of a worker, which imports torch, on a busy machine
 BRIEF: dict[str, Any] = {  # a step is a millisecond or two, and a checkpoint is never far
     "dataset": {"examples": 5_000},
     "network": {"hidden_widths": [16]},
@@ -99,13 +100,14 @@ class Deployment:
         plain |= {"NUMERAL_PORT": str(self.ports[name]), "NUMERAL_DATA_DIR": str(mnist_folder())}
         plain |= {"NUMERAL_THREADS": "1"}  # so that one process more or less changes no sum
         plain |= {"PYTHONPATH": str(ROOT)}  # the code is that of this checkout
+        plain |= {"HOME": str(self.home), "MPLCONFIGDIR": str(self.folder / "tmp")}
         if plain.get("NUMERAL_HOST"):
             plain["NUMERAL_HOST"] = "127.0.0.1"
         return plain
 
     def _placed(self, text: str) -> str:
         """A word of the file, with its paths and addresses those of this machine."""
-        places = dict(self.hosts) | {HOME: str(self.home), "/tmp/": f"{self.folder}/tmp/"}  # noqa: S108
+        places = dict(self.hosts) | {HOME: str(self.home)}
         places |= {f"/run/secrets/{name}": secret["file"] for name, secret in self.composed.secrets.items()}
         return re.sub("|".join(map(re.escape, places)), lambda found: places[found[0]], text)
 
@@ -233,7 +235,7 @@ def placed(composed: Composed, hosts: Mapping[str, str], within: Sequence[str] =
     """Nothing is started yet; at the end of the block nothing is left."""
     folder = Path(tempfile.mkdtemp(prefix="numeral-deploy-"))  # not below a folder that only root can enter
     (folder / "home").mkdir(mode=0o700)
-    (folder / "tmp").mkdir()
+    shutil.copytree(mpl.get_cachedir(), folder / "tmp")  # its list of fonts takes seconds to make
     owner = next(service.user for service in composed.services.values() if service.is_ours)
     for path in (folder, folder / "home", folder / "tmp"):
         if may_become(owner):

@@ -126,6 +126,6 @@ def backup_of(file: Path) -> dict[str, object]:
 
 
 def test_of_a_postgresql_the_remedy_is_told(tmp_path: Path) -> None:
-    settings = Settings(home=tmp_path, database_url="postgresql+psycopg://postgres@db.example/numeral")  # type: ignore[arg-type]
+    settings = Settings(home=tmp_path, database_url="postgresql+psycopg://postgres@db.example/numeral")
     with pytest.raises(Conflict, match="pg_dump"):
         backup.backup(settings, tmp_path / "one")
