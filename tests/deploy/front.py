@@ -7,6 +7,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
+HOP_BY_HOP = ("connection", "keep-alive", "transfer-encoding", "date", "server")
+PATIENCE_SECONDS = 120  # of a quiet stream, and of a busy machine
+
 
 class Front(ThreadingHTTPServer):
     daemon_threads = True
@@ -33,19 +36,22 @@ class Forward(BaseHTTPRequestHandler):
     def _forward(self) -> None:
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
         answer = self._asked(body)
-        data = answer.read()
         self.send_response(answer.status)
-        for name in ("Content-Type", "Location"):
-            if value := answer.getheader(name):
+        for name, value in answer.getheaders():
+            if name.lower() not in HOP_BY_HOP:
                 self.send_header(name, value)
-        self.send_header("Content-Length", str(len(data)))
+        if answer.getheader("Content-Length") is None:  # an event stream, as it comes, and until it ends
+            self.send_header("Connection", "close")
+            self.close_connection = True
         self.end_headers()
-        self.wfile.write(data)
+        while piece := answer.read1(65_536):
+            self.wfile.write(piece)
+            self.wfile.flush()
 
     def _asked(self, body: bytes) -> http.client.HTTPResponse:
         kept = {name: value for name, value in self.headers.items() if name not in ("Host", "Connection")}
         for port in self.server.backends:
-            connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
+            connection = http.client.HTTPConnection("127.0.0.1", port, timeout=PATIENCE_SECONDS)
             try:
                 connection.connect()
             except ConnectionRefusedError:
