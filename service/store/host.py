@@ -30,11 +30,20 @@ def held(url: str) -> Iterator[None]:
     if parsed.get_backend_name() != "sqlite" or parsed.database is None:
         yield
         return
-    path = Path(f"{parsed.database}.host")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a+") as file:
+    with _opened(Path(f"{parsed.database}.host")) as file:
         _claim(file)
         yield
+
+
+def _opened(path: Path) -> TextIOWrapper:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return path.open("a+")
+    except OSError as error:
+        raise ServiceError(
+            f"cannot write to the database's folder: {error}; set NUMERAL_HOME to one that can be written",
+            code="storage_unusable",
+        ) from error
 
 
 def identity() -> str:

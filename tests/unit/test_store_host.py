@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from service.errors import ServiceError
 from service.store import host
 from service.store.host import SecondHost
 
@@ -85,3 +86,12 @@ def test_a_server_has_as_many_hosts_as_it_likes(tmp_path: Path, monkeypatch: pyt
     monkeypatch.chdir(tmp_path)
     with host.held("postgresql+psycopg://postgres@db.example/numeral"):
         assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_that_cannot_be_made_is_told(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with (
+        pytest.raises(ServiceError, match="set NUMERAL_HOME"),
+        host.held(f"sqlite:///{tmp_path / 'file' / 'numeral.db'}"),
+    ):
+        pass
