@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/uv pip install --quiet --python $(BIN)/python --constraint constraints.txt --editable
 
-.PHONY: demo test check audit bench clean
+.PHONY: demo test check docs audit bench clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.train  ## train the lecture's first classifier and read twenty digits with it
@@ -13,12 +13,17 @@ demo: $(VENV)/.train  ## train the lecture's first classifier and read twenty di
 test: $(VENV)/.dev  ## every test
 	$(BIN)/pytest
 
-check: $(VENV)/.dev  ## format, lint, types, import contracts, dead dependencies
+check: $(VENV)/.dev  ## format, lint, types, import contracts, dead dependencies, Dockerfile and compose files
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/deptry .
+	$(BIN)/hadolint Dockerfile
+	$(BIN)/check-jsonschema --builtin-schema vendor.compose-spec docker-compose.yml deploy/workers.yml
+
+docs: $(VENV)/.dev  ## the documentation as a site, in build/site
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict --config-file .mkdocs.yml
 
 audit: | $(BIN)/uv  ## known vulnerabilities of what is pinned; asks an advisory service
 	$(BIN)/uvx --quiet pip-audit --requirement constraints.txt --no-deps --disable-pip --strict
@@ -40,7 +45,7 @@ $(VENV)/.train: pyproject.toml constraints.txt | $(BIN)/uv
 
 $(VENV)/.dev: pyproject.toml constraints.txt | $(BIN)/uv
 	@echo "Installing numeral with PyTorch and the development tools into $(VENV) ..."
-	$(INSTALL) '.[train,otel,dev]'
+	$(INSTALL) '.[train,otel,dev,docs]'
 	@touch $@
 
 $(VENV)/.bench: pyproject.toml constraints.txt | $(BIN)/uv

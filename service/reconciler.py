@@ -18,15 +18,17 @@ from service import queue
 from service.errors import Unavailable
 from service.meter import Meter
 from service.settings import Settings
-from service.store import attempts, batches, garbage, jobs, workers
+from service.store import attempts, batches, garbage, jobs, retention, workers
 from service.store.attempts import Attempt
 from service.store.batches import Batch, Hold
 from service.store.database import Database
 from service.store.jobs import Job
+from service.store.retention import Policy
 
 RING_AGAIN_SECONDS = 3.0
 RING_AT_MOST = 200  # a round
 GARBAGE_EVERY_SECONDS = 300.0
+RETENTION_SECONDS = 2.0  # at most, each time
 
 log = logging.getLogger(__name__)
 
@@ -89,6 +91,7 @@ class Reconciler(threading.Thread):
         self._app = app
         self._meter = meter or Meter()
         self._clock = clock
+        self._policy = Policy(settings.keep_checkpoints_days, settings.keep_batches_days)
         self._closing = threading.Event()
         self._watched: dict[tuple[str, int, float], float] = {}  # a lease as read -> since when, our clock
         self._garbage_at = clock() + GARBAGE_EVERY_SECONDS
@@ -115,6 +118,7 @@ class Reconciler(threading.Thread):
         self._ring_again()
         if self._clock() >= self._garbage_at:
             self._garbage_at = self._clock() + GARBAGE_EVERY_SECONDS
+            retention.apply(self._db, self._policy, seconds=RETENTION_SECONDS)
             garbage.collect(self._db)
             self._meter.acted("collected")
             workers.forget_old(self._db)

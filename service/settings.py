@@ -7,6 +7,7 @@ import os
 import re
 from pathlib import Path
 from typing import Annotated, Literal, Self
+from urllib.parse import quote, urlsplit, urlunsplit
 
 from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
@@ -105,12 +106,20 @@ class Settings(BaseSettings):
             "Unset: SQLite at `HOME/numeral.db`."
         ),
     ] = None
+    database_password_file: Annotated[
+        Path | None,
+        Field(description="File with the password of DATABASE_URL, which then has none itself."),
+    ] = None
     broker_url: Annotated[
         SecretStr | None,
         Field(
             description="Redis or Valkey URL, such as `redis://redis:6379/0`. "
             "Unset: the private Valkey that `numeral up` starts at `HOME/broker.sock`."
         ),
+    ] = None
+    broker_password_file: Annotated[
+        Path | None,
+        Field(description="File with the password of BROKER_URL, which then has none itself."),
     ] = None
     data_dir: Annotated[
         Path | None,
@@ -185,6 +194,18 @@ class Settings(BaseSettings):
             ge=1, description="Images that may wait for a network in one API process; more are answered 503."
         ),
     ] = 4096
+    keep_checkpoints_days: Annotated[
+        float | None,
+        Field(
+            gt=0,
+            description="Days after a job's end when those of its checkpoints go that no model is of, and what it could "
+            "have been resumed from. Unset: they stay. Models always do.",
+        ),
+    ] = None
+    keep_batches_days: Annotated[
+        float | None,
+        Field(gt=0, description="Days after a batch's end when it goes, with its answers. Unset: it stays."),
+    ] = None
     log_level: Annotated[
         Literal["debug", "info", "warning", "error"], Field(description="Least severe line that is logged.")
     ] = "info"
@@ -244,10 +265,24 @@ class Settings(BaseSettings):
 
     @model_validator(mode="after")
     def _resolve(self) -> Self:
-        for name in ("home", "data_dir", "admin_key_file"):
+        for name in ("home", "data_dir", "admin_key_file", "database_password_file", "broker_password_file"):
             path: Path | None = getattr(self, name)
             if path is not None:
                 object.__setattr__(self, name, path.expanduser().absolute())
+        return self
+
+    @model_validator(mode="after")
+    def _with_passwords(self) -> Self:
+        for name, file in (("database", self.database_password_file), ("broker", self.broker_password_file)):
+            url: SecretStr | None = getattr(self, f"{name}_url")
+            if file is not None:
+                if url is None:
+                    raise ValueError(
+                        f"{PREFIX}{name.upper()}_PASSWORD_FILE is set, {PREFIX}{name.upper()}_URL is not"
+                    )
+                object.__setattr__(
+                    self, f"{name}_url", SecretStr(_with_password(url.get_secret_value(), file))
+                )
         return self
 
     @property
@@ -276,6 +311,22 @@ class Settings(BaseSettings):
         return self.home / "data"
 
 
+def _with_password(url: str, file: Path) -> str:
+    """The URL with the password that the file holds, anew each time it is read so. Raises ValueError, which names
+    the file and never what is in it."""
+    try:
+        password = file.read_text().strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(f"{file} cannot be read: {error}") from None
+    if not password:
+        raise ValueError(f"{file} is empty, and has to hold a password")
+    parts = urlsplit(url)
+    user, _, address = parts.netloc.rpartition("@")
+    if ":" in user:
+        raise ValueError(f"a password is in the URL, and another in {file}: remove one")
+    return urlunsplit(parts._replace(netloc=f"{user}:{quote(password, safe='')}@{address}"))
+
+
 def load() -> Settings:
     """The settings of this process. Raises SettingsError that names each wrong variable."""
     known = {PREFIX + name.upper() for name in Settings.model_fields} | CLIENT_VARIABLES
@@ -285,5 +336,10 @@ def load() -> Settings:
     try:
         return Settings()
     except ValidationError as error:
-        wrong = (f"{PREFIX}{str(item['loc'][0]).upper()}: {item['msg']}" for item in error.errors())
+        wrong = (_told(item["loc"], item["msg"]) for item in error.errors())
         raise SettingsError("; ".join(wrong)) from None  # which would tell the value, a password perhaps
+
+
+def _told(place: tuple[int | str, ...], message: str) -> str:
+    """A mistake with its variable before it, unless it is one of several that do not go together."""
+    return f"{PREFIX}{str(place[0]).upper()}: {message}" if place else message

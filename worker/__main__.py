@@ -4,6 +4,7 @@ import sys
 
 from service import logs, settings
 from service.errors import ServiceError
+from service.store import host
 from worker import app
 
 
@@ -11,7 +12,8 @@ def main() -> int:
     try:
         loaded = settings.load()
         logs.configure(loaded, "worker")
-        app.run(loaded)
+        with host.held(loaded.database):
+            app.run(loaded)
     except ServiceError as error:
         print(f"numeral: {error.detail}", file=sys.stderr)
         return 1

@@ -20,6 +20,7 @@ from service.cli import (
     results,
     sweeps,
     training,
+    upkeep,
 )
 
 COMMANDS = (
@@ -27,7 +28,7 @@ COMMANDS = (
     *(results.report, results.misclassified, results.compare, results.evaluate),
     *(curves.curves, pictures.plot, pictures.preview, data.presets, page.open_page),
     *(processes.doctor, processes.demo, processes.serve, processes.worker, processes.batch_worker),
-    processes.migrate,
+    *(processes.migrate, processes.health, upkeep.backup, upkeep.restore, upkeep.prune),
 )
 GROUPS = {
     "jobs": jobs.app,

@@ -1,13 +1,16 @@
 """Commands that run a part of the service on this machine, or look at it."""
 
 import os
+import re
+import socket
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.table import Table
 
 from service.cli.terminal import Json, err, show, told
+from service.errors import Invalid, ServiceError
 
 if TYPE_CHECKING:
     from service.settings import Settings
@@ -17,11 +20,12 @@ if TYPE_CHECKING:
 def up() -> None:
     """Run everything here: API, workers and embedded broker. One Ctrl-C stops all."""
     from service import logs, settings
+    from service.store import host
     from service.supervisor import Supervisor
 
     loaded = settings.load()
     logs.configure(loaded, "numeral")
-    with Supervisor(loaded).running() as supervisor:
+    with host.held(loaded.database), Supervisor(loaded).running() as supervisor:
         supervisor.await_ready()
         err.print(f"Numeral is ready at {supervisor.url} (files in {loaded.home}); Ctrl-C stops it.")
         supervisor.wait()
@@ -32,12 +36,14 @@ def serve() -> None:
     """Run the API alone."""
     from service import logs, settings
     from service.api.server import serve as run
+    from service.store import host
 
     loaded = settings.load()
     logs.configure(loaded, "api")
-    if loaded.requires_key:
-        _require_admin(loaded)
-    run(loaded)
+    with host.held(loaded.database):
+        if loaded.requires_key:
+            _require_admin(loaded)
+        run(loaded)
 
 
 def _require_admin(loaded: "Settings") -> None:
@@ -55,35 +61,75 @@ def _require_admin(loaded: "Settings") -> None:
 
 
 @told
-def worker() -> None:
+def worker(
+    devices: Annotated[
+        str | None,
+        typer.Option(
+            help="auto: every GPU of this machine, a training process each, or the CPU if there is none; cpu; cuda; "
+            "or numbers of GPUs, such as 0,2. Unset: as NUMERAL_DEVICE says."
+        ),
+    ] = None,
+) -> None:
     """Run a worker alone: it trains."""
+    if devices is not None:
+        os.environ |= _chosen(devices)
     os.execv(sys.executable, [sys.executable, "-m", "worker"])  # noqa: S606 - the same interpreter
+
+
+def _chosen(devices: str) -> dict[str, str]:
+    """What has a worker train there, as variables that it reads. Raises Invalid."""
+    if devices in ("auto", "cpu", "cuda"):
+        return {"NUMERAL_DEVICE": devices}
+    if re.fullmatch(r"\d+(,\d+)*", devices) is None:
+        detail = f"--devices is auto, cpu, cuda or numbers of GPUs such as 0,2, and not {devices!r}"
+        raise Invalid(detail, code="bad_devices")
+    return {"NUMERAL_DEVICE": "cuda", "CUDA_VISIBLE_DEVICES": devices}
 
 
 @told
 def batch_worker() -> None:
     """Run a batch worker alone: it reads batches."""
     from service import bulk, logs, settings
+    from service.store import host
 
     loaded = settings.load()
     logs.configure(loaded, "batches")
-    bulk.run(loaded)
+    with host.held(loaded.database):
+        bulk.run(loaded)
 
 
 @told
 def migrate(as_json: Json = False) -> None:
     """Bring the database's schema up to date."""
     from service import settings
-    from service.store import schema
+    from service.store import host, schema
+    from service.store.database import Database
+
+    loaded = settings.load()
+    with host.held(loaded.database):
+        database = Database(loaded.database)
+        try:
+            before, after = schema.migrate(database)
+        finally:
+            database.close()
+    moved = f"from {before or 'an empty database'} to {after}" if before != after else f"was at {after}"
+    show({"before": before, "after": after}, f"The schema {moved}.", as_json)
+
+
+@told
+def health() -> None:
+    """Say whether a worker of this host is alive, as containers are asked: exit status 0 or 1."""
+    from service import settings
+    from service.store import workers
     from service.store.database import Database
 
     database = Database(settings.load().database)
     try:
-        before, after = schema.migrate(database)
+        alive = workers.alive(database)
     finally:
         database.close()
-    moved = f"from {before or 'an empty database'} to {after}" if before != after else f"was at {after}"
-    show({"before": before, "after": after}, f"The schema {moved}.", as_json)
+    if not any(worker.name.startswith(f"{socket.gethostname()}:") for worker in alive):
+        raise ServiceError("no worker of this host has said of late that it lives", code="unhealthy")
 
 
 @told

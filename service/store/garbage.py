@@ -2,7 +2,7 @@
 
 import time
 
-from sqlalchemy import delete, select, union_all
+from sqlalchemy import ColumnElement, and_, delete, func, select, union_all
 
 from service.store import tables
 from service.store.blobs import ROWS_A_STEP
@@ -25,7 +25,19 @@ def collect(db: Database, *, grace_seconds: float = GRACE_SECONDS, seconds: floa
     return removed
 
 
-def _orphaned_chunks(db: Database, grace_seconds: float) -> int:
+def waiting(db: Database, *, grace_seconds: float = GRACE_SECONDS) -> tuple[int, int]:
+    """Deleted jobs whose rows are still to go, and bytes of chunks that no header names. Changes nothing."""
+    with db.read() as connection:
+        jobs = select(func.count()).where(job.c.deleted_at.is_not(None))
+        moment = connection.execute(select(now())).scalar_one()
+        size = select(func.coalesce(func.sum(func.length(chunk.c.data)), 0)).where(
+            _orphaned(moment - grace_seconds)
+        )
+        return connection.execute(jobs).scalar_one(), int(connection.execute(size).scalar_one())
+
+
+def _orphaned(before: float) -> ColumnElement[bool]:
+    """Of a chunk, that no header names its blob, which was begun before."""
     named = union_all(
         select(checkpoint.c.weights_blob),
         select(checkpoint.c.state_blob).where(checkpoint.c.state_blob.is_not(None)),
@@ -34,14 +46,15 @@ def _orphaned_chunks(db: Database, grace_seconds: float) -> int:
         select(tables.batch.c.results_blob),
         select(tables.dataset.c.blob),
     )
+    return and_(chunk.c.blob_id < first_id_at("blob", before), chunk.c.blob_id.not_in(named))
+
+
+def _orphaned_chunks(db: Database, grace_seconds: float) -> int:
     with db.read() as connection:
         moment = connection.execute(select(now())).scalar_one()
         orphans = connection.execute(
             select(chunk.c.blob_id, chunk.c.ordinal)
-            .where(
-                chunk.c.blob_id < first_id_at("blob", moment - grace_seconds),
-                chunk.c.blob_id.not_in(named),
-            )
+            .where(_orphaned(moment - grace_seconds))
             .limit(ROWS_A_STEP)
         ).all()
     if not orphans:

@@ -4,6 +4,7 @@ import base64
 import io
 import itertools
 import json
+import socket
 import subprocess
 import sys
 from collections.abc import Callable
@@ -18,9 +19,11 @@ from PIL import Image
 from rich.console import Console, Group
 from typer.testing import CliRunner
 
-from service.cli import app, completion, curves, jobs, sweeps, tables, terminal
+from service.cli import app, completion, curves, jobs, processes, sweeps, tables, terminal
 from service.cli.terminal import figure
 from service.client import Client, Job, Member, Point, Sweep
+from service.store import schema, workers
+from service.store.database import Database
 
 HEAVY = (
     "torch",
@@ -354,3 +357,31 @@ def test_names_are_completed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NUMERAL_URL", "http://127.0.0.1:9")
     assert list(completion.jobs("job_")) == []
     assert [name for name, _ in completion.models("")] == ["latest"]
+
+
+@pytest.mark.parametrize("devices", ["tpu", "0,", "-1", "0 1", ""])
+def test_a_worker_is_told_which_devices_there_are(devices: str) -> None:
+    ran = run("worker", f"--devices={devices}")
+    assert ran.exit_code == 1
+    assert "auto, cpu, cuda or numbers" in ran.stderr
+
+
+@pytest.mark.parametrize(
+    ("devices", "told"),
+    [
+        ("auto", {"NUMERAL_DEVICE": "auto"}),
+        ("0,2", {"NUMERAL_DEVICE": "cuda", "CUDA_VISIBLE_DEVICES": "0,2"}),
+    ],
+)
+def test_devices_become_what_a_worker_reads(devices: str, told: dict[str, str]) -> None:
+    assert processes._chosen(devices) == told
+
+
+def test_without_a_worker_none_is_healthy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NUMERAL_HOME", str(tmp_path))
+    db = Database(f"sqlite:///{tmp_path / 'numeral.db'}")
+    schema.migrate(db)
+    assert run("health").exit_code == 1
+    workers.seen(db, f"{socket.gethostname()}:1:2", queues=("cpu",), device="CPU", job_id=None)
+    assert run("health").exit_code == 0
+    db.close()

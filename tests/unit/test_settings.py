@@ -4,6 +4,7 @@ import traceback
 from pathlib import Path
 
 import pytest
+from sqlalchemy import make_url
 
 from service import settings
 from service.settings import SettingsError
@@ -89,3 +90,39 @@ def test_where_a_key_is_needed(monkeypatch: pytest.MonkeyPatch, host: str, auth:
 def test_an_empty_variable_is_an_unset_one(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NUMERAL_BROKER_URL", "")
     assert settings.load().broker_url is None
+
+
+def test_a_password_comes_from_its_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    secret = tmp_path / "password"
+    secret.write_text("p@ss/word\n")
+    monkeypatch.setenv("NUMERAL_DATABASE_URL", "postgresql+psycopg://numeral@db.example:5433/numeral")
+    monkeypatch.setenv("NUMERAL_DATABASE_PASSWORD_FILE", str(secret))
+    monkeypatch.setenv("NUMERAL_BROKER_URL", "rediss://broker.example/1")
+    monkeypatch.setenv("NUMERAL_BROKER_PASSWORD_FILE", str(secret))
+    loaded = settings.load()
+    assert loaded.database == "postgresql+psycopg://numeral:p%40ss%2Fword@db.example:5433/numeral"
+    assert make_url(loaded.database).password == "p@ss/word"  # noqa: S105
+    assert loaded.broker_url is not None
+    assert loaded.broker_url.get_secret_value() == "rediss://:p%40ss%2Fword@broker.example/1"
+    assert "p@ss" not in repr(loaded)
+
+
+@pytest.mark.parametrize(
+    ("url", "held", "told"),
+    [
+        ("postgresql+psycopg://numeral@h/d", None, "cannot be read"),
+        ("postgresql+psycopg://numeral@h/d", " \n", "is empty"),
+        ("postgresql+psycopg://numeral:hunter2@h/d", "other", "remove one"),
+        ("", "other", "NUMERAL_DATABASE_URL is not"),
+    ],
+)
+def test_a_password_file_that_cannot_be_meant(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, url: str, held: str | None, told: str
+) -> None:
+    if held is not None:
+        (tmp_path / "password").write_text(held)
+    monkeypatch.setenv("NUMERAL_DATABASE_URL", url)
+    monkeypatch.setenv("NUMERAL_DATABASE_PASSWORD_FILE", str(tmp_path / "password"))
+    with pytest.raises(SettingsError, match=told) as refusal:
+        settings.load()
+    assert "hunter2" not in str(refusal.value)
