@@ -19,9 +19,10 @@ check: $(VENV)/.dev  ## format, lint, types, import contracts, dead dependencies
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/deptry .
+	$(BIN)/python .ci/audit.py
 
-audit: | $(BIN)/uv  ## known vulnerabilities of what is pinned; asks an advisory service
-	$(BIN)/uvx --quiet pip-audit --requirement constraints.txt --no-deps --disable-pip --strict
+audit: $(VENV)/.dev  ## known vulnerabilities of what is pinned, and that they could be looked up
+	$(BIN)/python .ci/audit.py --strict
 
 bench: $(VENV)/.bench  ## the claims of speed, each as a ratio taken in one run
 	$(BIN)/python -m bench
