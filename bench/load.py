@@ -18,6 +18,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 
 import httpx
@@ -99,13 +100,13 @@ def _calls(url: str, headers: Mapping[str, str], kind: str, until: threading.Eve
 def _requests(http: httpx.Client, kind: str) -> Iterator[Callable[[], httpx.Response]]:
     if kind in PREDICTIONS:
         for body, typed in itertools.cycle(_bodies(kind)):
-            yield lambda body=body, typed=typed: http.post("/v1/predict", content=body, headers=typed)
+            yield partial(http.post, "/v1/predict", content=body, headers=typed)
     elif kind == "submit":
         while True:
-            yield lambda: http.post("/v1/jobs", json=SMALL)
+            yield partial(http.post, "/v1/jobs", json=SMALL)
     else:
         for path in itertools.cycle(PAGES):
-            yield lambda path=path: http.get(path)
+            yield partial(http.get, path)
 
 
 def _bodies(kind: str) -> list[tuple[bytes, dict[str, str]]]:

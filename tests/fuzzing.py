@@ -6,6 +6,7 @@ import json
 from collections import Counter, defaultdict
 from collections.abc import Collection
 from dataclasses import dataclass, field
+from typing import Any
 
 import schemathesis
 from schemathesis import engine
@@ -87,15 +88,17 @@ def fuzz(
     """Ask an API whatever may be asked, with so many examples of each operation; with a key if one is given, which is
     not revoked; of those paths alone that match a pattern."""
     config = _config(seed, examples, phases, key)
-    schema = schemathesis.openapi.from_url(f"{url}/openapi.json", config=config, headers=_headers(key))
-    schema = schema.include(path_regex=paths)
+    whole = schemathesis.openapi.from_url(f"{url}/openapi.json", config=config, headers=_headers(key))
+    schema = whole.include(path_regex=paths)
 
     @schema.hook
-    def filter_case(_context: object, case: schemathesis.Case) -> bool:
+    def filter_case(_context: object, case: schemathesis.Case[Any]) -> bool:
         return key is None or not key.startswith(str(case.path_parameters.get("key_id")))
 
     @schema.hook
-    def filter_failure(_context: object, failure: Failure, case: schemathesis.Case, _answer: object) -> bool:
+    def filter_failure(
+        _context: object, failure: Failure, case: schemathesis.Case[Any], _answer: object
+    ) -> bool:
         is_text_anyhow = case.media_type == LINES and "in body" in failure.message  # whatever it was made of
         return not (is_text_anyhow and "negative_data_rejection" in failure.checks)
 

@@ -136,7 +136,8 @@ def picture(image: bytes) -> None:
     except ServiceError as error:
         _refused(error, 413, 415, 422, at_once=at_once)
         return
-    assert (found.pixels.shape, found.pixels.dtype) == ((PIXELS,), np.uint8)
+    assert found.pixels.shape == (PIXELS,)
+    assert found.pixels.dtype == np.uint8
     if at_once is not None:
         np.testing.assert_array_equal(at_once.pixels[0], found.pixels)
         assert [list(each) for each in at_once.warnings] == [list(found.warnings)]
