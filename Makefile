@@ -21,12 +21,13 @@ check: $(VENV)/.dev  ## format, lint, types, import contracts, dead dependencies
 	$(BIN)/deptry .
 	$(BIN)/hadolint Dockerfile
 	$(BIN)/check-jsonschema --builtin-schema vendor.compose-spec docker-compose.yml deploy/workers.yml
+	$(BIN)/python .ci/audit.py
 
 docs: $(VENV)/.dev  ## the documentation as a site, in build/site
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict --config-file .mkdocs.yml
 
-audit: | $(BIN)/uv  ## known vulnerabilities of what is pinned; asks an advisory service
-	$(BIN)/uvx --quiet pip-audit --requirement constraints.txt --no-deps --disable-pip --strict
+audit: $(VENV)/.dev  ## known vulnerabilities of what is pinned, and that they could be looked up
+	$(BIN)/python .ci/audit.py --strict
 
 bench: $(VENV)/.bench  ## the claims of speed, each as a ratio taken in one run
 	$(BIN)/python -m bench

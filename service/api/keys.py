@@ -38,7 +38,7 @@ class KeyLimits(Payload):
 
     max_queued_jobs: Annotated[Count, Field(description="Jobs that may wait at a time.")] = None
     max_stored_bytes: Annotated[
-        Count, Field(description="Bytes of checkpoints beyond which no more jobs are submitted.")
+        Count, Field(description="Bytes of checkpoints and batches beyond which no more are submitted.")
     ] = None
     requests_per_minute: Annotated[
         Count, Field(description="Requests; each API process counts its share.")

@@ -31,7 +31,9 @@ def create_key(
         float | None, typer.Option(min=0.001, max=3660, help="Days after which it expires. Unset: never.")
     ] = None,
     max_queued_jobs: Annotated[int | None, typer.Option(min=1, help="Jobs that may wait at a time.")] = None,
-    max_stored_bytes: Annotated[int | None, typer.Option(min=1, help="Bytes of its checkpoints.")] = None,
+    max_stored_bytes: Annotated[
+        int | None, typer.Option(min=1, help="Bytes of its checkpoints and batches.")
+    ] = None,
     requests_per_minute: Annotated[int | None, typer.Option(min=1, help="Requests it may make.")] = None,
     as_json: Json = False,
 ) -> None:

@@ -19,10 +19,11 @@ from sqlalchemy import ColumnElement, Connection, and_, delete, func, insert, nu
 
 from service import trail
 from service.errors import Conflict, NotFound
-from service.store import blobs, jobs, setbacks
+from service.store import blobs, jobs, keys, setbacks
 from service.store.database import Database, now
 from service.store.identifiers import new_id
 from service.store.jobs import CLOCK_SECONDS, Idempotency
+from service.store.keys import Submitter
 from service.store.leases import LeaseLost
 from service.store.tables import batch
 
@@ -56,6 +57,7 @@ class Batch:
     worker: str | None
     lease_until: float | None
     error: dict[str, Any] | None
+    key_id: str | None
     queued_at: float
     rung_at: float | None
     created_at: float
@@ -114,15 +116,18 @@ def submit(
     scale: str,
     max_attempts: int,
     idempotency: Idempotency | None = None,
+    submitter: Submitter | None = None,
 ) -> tuple[dict[str, Any], Batch | None]:
     """Accept a batch. Returns what `answer` makes of it, and the batch; None if the idempotency key has had its answer
-    before, and then nothing names the body. Raises Invalid if the key was used for another request, and Unavailable if
-    pieces of the body are gone."""
+    before, and then nothing names the body. Raises Invalid if the key was used for another request, Unavailable if
+    pieces of the body are gone, and Conflict if the submitter has no room for it."""
     with db.write() as connection:
         if idempotency is not None:
             earlier = jobs.earlier_answer(connection, idempotency)
             if earlier is not None:
                 return earlier, None
+        if submitter is not None:
+            keys.require_room(connection, submitter, body.size)
         blobs.require(connection, {body.blob_id: body.size})
         values = {
             "id": new_id("batch"),
@@ -136,6 +141,7 @@ def submit(
             "results_blob": new_id("blob"),
             "total": body.total,
             "max_attempts": max_attempts,
+            "key_id": None if submitter is None else submitter.key_id,
             "queued_at": now(),
             "created_at": now(),
             "request_id": trail.request_id(),

@@ -1,4 +1,4 @@
-"""API keys: made, looked up, used, revoked; and what one key has asked for, against its quotas.
+"""API keys: made, looked up, used, revoked; and what one key has asked for and keeps, against its quotas.
 
 Of a key's text the database has its beginning, by which it is found, and a SHA-256. A revoked key stays as a row, so
 that an old log line can still be read."""
@@ -8,12 +8,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, cast
 
-from sqlalchemy import Connection, func, insert, or_, select, update
+from sqlalchemy import Connection, case, func, insert, or_, select, update
 
 from service.errors import Conflict, NotFound, TooManyRequests, Unauthenticated
 from service.keys import Scope, Secret
 from service.store.database import Database, insert_new, now
-from service.store.tables import api_key, checkpoint, job
+from service.store.tables import api_key, batch, checkpoint, job
 
 USED_SECONDS = 60.0  # how exactly it is told when a key was last used: a write a request would be too much
 QUOTA_RETRY_SECONDS = 30
@@ -191,7 +191,7 @@ def has_admin(db: Database) -> bool:
 
 @dataclass(frozen=True)
 class Submitter:
-    """The key that asks for jobs, and its quotas; None is no limit."""
+    """The key that asks for jobs and batches, and its quotas; None is no limit."""
 
     key_id: str
     max_queued_jobs: int | None
@@ -199,11 +199,9 @@ class Submitter:
 
 
 def require_quota(connection: Connection, submitter: Submitter, count: int) -> None:
-    """Raises TooManyRequests unless so many more jobs of the key may wait, Conflict if its checkpoints are over what
-    it may store."""
-    key_id, waiting, stored = submitter.key_id, submitter.max_queued_jobs, submitter.max_stored_bytes
-    # submits of one key are counted one after another; SQLite's writers are alone as it is
-    connection.execute(select(api_key.c.id).where(api_key.c.id == key_id).with_for_update())
+    """Raises TooManyRequests unless so many more jobs of the key may wait, Conflict if it has stored what it may."""
+    key_id, waiting = submitter.key_id, submitter.max_queued_jobs
+    _alone(connection, key_id)
     found = _queued(connection, key_id) if waiting is not None else 0
     if waiting is not None and found + count > waiting:
         raise TooManyRequests(
@@ -212,11 +210,29 @@ def require_quota(connection: Connection, submitter: Submitter, count: int) -> N
             retry_after=QUOTA_RETRY_SECONDS,
             code="queued_jobs_quota",
         )
-    kept = _stored(connection, key_id) if stored is not None else 0
-    if stored is not None and kept >= stored:
+    _require_room(connection, submitter, 1)
+
+
+def require_room(connection: Connection, submitter: Submitter, size: int) -> None:
+    """Raises Conflict unless the key may store so many bytes more."""
+    _alone(connection, submitter.key_id)
+    _require_room(connection, submitter, size)
+
+
+def _alone(connection: Connection, key_id: str) -> None:
+    """Submits of one key are counted one after another; SQLite's writers are alone as it is."""
+    connection.execute(select(api_key.c.id).where(api_key.c.id == key_id).with_for_update())
+
+
+def _require_room(connection: Connection, submitter: Submitter, size: int) -> None:
+    key_id, limit = submitter.key_id, submitter.max_stored_bytes
+    if limit is None:
+        return
+    kept = _stored(connection, key_id)
+    if kept + size > limit:
         raise Conflict(
-            f"checkpoints of the API key {key_id} take {kept:,} bytes, its limit is {stored:,}: delete jobs that are "
-            "not needed, keep fewer checkpoints, or ask an admin for a key with a higher limit",
+            f"checkpoints and batches of the API key {key_id} take {kept:,} bytes, its limit is {limit:,}: delete jobs "
+            "and batches that are not needed, keep fewer checkpoints, or ask an admin for a key with a higher limit",
             code="stored_bytes_quota",
         )
 
@@ -229,8 +245,11 @@ def _queued(connection: Connection, key_id: str) -> int:
 
 
 def _stored(connection: Connection, key_id: str) -> int:
-    size = func.sum(checkpoint.c.weights_size + func.coalesce(checkpoint.c.state_size, 0))
-    found = connection.execute(
-        select(func.coalesce(size, 0)).where(checkpoint.c.key_id == key_id)
-    ).scalar_one()
-    return int(found)
+    """Of checkpoints; and of batches, whose body is let go of when they end."""
+    kept = checkpoint.c.weights_size + func.coalesce(checkpoint.c.state_size, 0)
+    body = case((batch.c.body_blob.is_not(None), batch.c.body_size), else_=0)
+    sums = (
+        select(func.coalesce(func.sum(size), 0)).where(table.c.key_id == key_id)
+        for table, size in ((checkpoint, kept), (batch, body + batch.c.results_size))
+    )
+    return sum(int(connection.execute(each).scalar_one()) for each in sums)

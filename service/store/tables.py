@@ -230,6 +230,7 @@ batch = Table(  # images that are read in the background
     Column("worker", String(200)),
     Column("lease_until", Double),
     Column("error", _json),
+    Column("key_id", _id),  # of the API key that asked for it
     Column("queued_at", Double, nullable=False),
     Column("rung_at", Double),  # when its message was last sent again
     Column("created_at", Double, nullable=False),
@@ -239,6 +240,12 @@ batch = Table(  # images that are read in the background
     Column("traceparent", String(55)),
     CheckConstraint("state IN ('queued','running','succeeded','failed','cancelled')", name="state"),
     Index("ix_batch_state_id", "state", "id"),
+    Index(
+        "ix_batch_key_id",
+        "key_id",
+        sqlite_where=text("key_id IS NOT NULL"),
+        postgresql_where=text("key_id IS NOT NULL"),
+    ),
 )
 
 dataset = Table(  # that somebody uploaded, or made of feedback; it never changes

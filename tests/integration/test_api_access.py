@@ -306,9 +306,10 @@ def test_the_client_takes_a_key_and_never_shows_it(
 
 
 def test_quotas_name_their_limit_and_what_to_do(
-    tmp_path: Path, settings_for: Callable[..., Settings]
+    database_url: str, tmp_path: Path, settings_for: Callable[..., Settings]
 ) -> None:
-    with locked(settings_for(tmp_path, auth="on", key_queued_jobs=2, key_stored_bytes=100)) as (live, _):
+    limits = {"key_queued_jobs": 2, "key_stored_bytes": 100}
+    with locked(settings_for(tmp_path, auth="on", database_url=database_url, **limits)) as (live, _):
         secret, other = made(live.db, "train"), made(live.db, "train")
         wide = made(live.db, "train", limits=Limits(max_queued_jobs=5))
 
@@ -340,6 +341,39 @@ def test_quotas_name_their_limit_and_what_to_do(
         assert (refused.status_code, refused.json()["code"]) == (409, "stored_bytes_quota")
         assert "100 bytes, its limit is 100" in refused.json()["detail"]
         assert submit(other).status_code == 202
+
+
+def test_the_quota_of_bytes_counts_batches(
+    database_url: str, tmp_path: Path, settings_for: Callable[..., Settings]
+) -> None:
+    settings = settings_for(tmp_path, auth="on", database_url=database_url, key_stored_bytes=1500)
+    with locked(settings) as (live, _):
+        live.model(7)
+        secret, other = made(live.db, "predict", "train"), made(live.db, "predict")
+
+        def send(holder: Secret, **headers: str) -> httpx.Response:
+            headers |= bearer(holder) | {"Content-Type": "application/octet-stream"}
+            return live.http.post("/v1/batches", content=bytes(784), headers=headers)
+
+        first = send(secret, **{"Idempotency-Key": "mine"})
+        assert first.status_code == 202
+        before = live.trace()
+        refused = send(secret)
+        assert (refused.status_code, refused.json()["code"]) == (409, "stored_bytes_quota")
+        assert "take 784 bytes, its limit is 1,500" in refused.json()["detail"]
+        assert live.trace() == before
+        assert send(secret, **{"Idempotency-Key": "mine"}).json() == first.json()  # nothing new
+        assert send(other).status_code == 202
+        live.checkpoint(live.claim(_job(live, secret)), bytes(716))
+        refused = live.http.post("/v1/jobs", json={}, headers=bearer(secret))
+        assert (refused.status_code, refused.json()["code"]) == (409, "stored_bytes_quota")
+        address = f"/v1/batches/{first.json()['id']}"
+        live.http.post(f"{address}/cancel", headers=bearer(secret)).raise_for_status()
+        assert send(secret).status_code == 202
+
+
+def _job(live: Live, holder: Secret) -> str:
+    return str(live.http.post("/v1/jobs", json={}, headers=bearer(holder)).json()["id"])
 
 
 def test_rates_are_told_and_kept(

@@ -352,7 +352,7 @@ def test_paths_and_methods_that_are_not_there(shared: Live) -> None:
 
 @pytest.mark.parametrize("path", ["/v1/jobs/%00", "/v1/jobs?preset=%00", "/v1/models/a%00"])
 def test_a_nul_in_the_address(shared: Live, path: str) -> None:
-    refused(shared.http.get(path), 400, "bad_request")
+    refused(shared.http.get(path), 422, "invalid_parameter")
 
 
 def test_numbers_beyond_any_database(shared: Live) -> None:

@@ -162,6 +162,21 @@ def test_an_archive_that_lies_about_sizes_is_not_unpacked_beyond_them() -> None:
     assert most < 4 << 20
 
 
+def test_what_is_wrong_with_an_archive_is_told_in_a_few_words() -> None:
+    file = BytesIO()
+    name = "n" * 60_000
+    with zipfile.ZipFile(file, "w") as archive:
+        archive.writestr(name, b"7")
+    damaged = file.getvalue().replace(
+        name.encode(), b"m" * len(name), 1
+    )  # in its header, not in the directory
+    ((told, refused),) = archives.files(damaged, max_files=10, max_bytes=1 << 20)
+    assert isinstance(refused, ServiceError)
+    assert refused.code == "corrupt_file"
+    assert len(told) == archives.MAX_NAME
+    assert len(refused.detail) < 300
+
+
 def test_base64_may_have_white_space_in_it() -> None:
     for text in ("aGVsbG8=", "aGVs\nbG8=\n", "data:image/png;base64,aGVsbG8="):
         assert batches._from_base64(text, "#") == b"hello"

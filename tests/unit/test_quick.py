@@ -164,6 +164,14 @@ LEFT: dict[str, tuple[bytes, bytes]] = {
         form(png(digit()), head=b'Content-Disposition: form-data; name="f"; filename="f"\r\nContent-Transfer-Encoding: x'),
         FORM,
     ),
+    "a form whose name ends nowhere": (
+        form(png(digit()), head=b'Content-Disposition: form-data; name="a; filename="7.png"'),
+        FORM,
+    ),
+    "a form with an escape": (
+        form(png(digit()), head=b'Content-Disposition: form-data; name="a"; filename="7\\".png"'),
+        FORM,
+    ),
     "a form without an end": (form(png(digit()), tail=b""), FORM),
     "a form with another boundary": (form(png(digit())), b"multipart/form-data; boundary=abc"),
     "a form without a boundary": (form(png(digit())), b"multipart/form-data"),

@@ -1,18 +1,28 @@
 """Batches in the store: who may write, what stays, and that no answer is there twice."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 from sqlalchemy import func, select, update
 
 from service.errors import Conflict, Invalid, NotFound, Unavailable
-from service.store import batches, blobs, garbage
+from service.keys import Secret
+from service.store import batches, blobs, garbage, keys
 from service.store.batches import Batch, Body, Hold
 from service.store.database import Database, now
 from service.store.jobs import Idempotency
+from service.store.keys import Submitter
 from service.store.leases import LeaseLost
 from service.store.tables import batch, chunk
 
 
-def submit(db: Database, data: bytes = b"[1]\n[2]\n", *, key: Idempotency | None = None) -> Batch:
+def submit(
+    db: Database,
+    data: bytes = b"[1]\n[2]\n",
+    *,
+    key: Idempotency | None = None,
+    submitter: Submitter | None = None,
+) -> Batch:
     body = Body("lines", blobs.write(db, data), len(data), 2)
     _, made = batches.submit(
         db,
@@ -23,6 +33,7 @@ def submit(db: Database, data: bytes = b"[1]\n[2]\n", *, key: Idempotency | None
         scale="byte",
         max_attempts=2,
         idempotency=key,
+        submitter=submitter,
     )
     assert made is not None
     return made
@@ -197,3 +208,40 @@ def test_pages_and_what_waits(db: Database) -> None:
     with db.write() as connection:  # as if the clock had been set back since
         connection.execute(update(batch).where(batch.c.id == made[1]).values(rung_at=now() + 3600))
     assert [one.id for one in batches.unrung(db, older_than=60, limit=9)] == made[1:]
+
+
+def test_a_keys_batches_count_with_what_is_stored_of_them(db: Database) -> None:
+    mine, other = Submitter("num_aaaaaaaa", None, 100), Submitter("num_bbbbbbbb", None, 100)
+    first = submit(db, bytes(60), submitter=mine)
+    with pytest.raises(Conflict, match="take 60 bytes, its limit is 100") as refusal:
+        submit(db, bytes(41), submitter=mine)
+    assert refusal.value.code == "stored_bytes_quota"
+    submit(db, bytes(41), submitter=other)
+    hold = claim(db, first.id)
+    batches.append(db, hold, bytes(30), done=2, errors=0)
+    with pytest.raises(Conflict, match="take 90 bytes"):
+        submit(db, bytes(11), submitter=mine)
+    batches.succeed(db, hold)  # and nothing needs its body any more
+    second = submit(db, bytes(70), submitter=mine)
+    with pytest.raises(Conflict, match="take 100 bytes"):
+        submit(db, bytes(1), submitter=mine)
+    batches.remove(db, first.id)
+    submit(db, bytes(30), submitter=mine)
+    batches.cancel(db, second.id)
+    submit(db, bytes(70), submitter=mine)
+
+
+def test_submits_of_one_key_at_once_share_one_quota(db: Database) -> None:
+    secret = Secret.new()
+    keys.create(db, secret, name="test", scopes=["predict"])
+    mine = Submitter(secret.id, None, 100)
+
+    def fits(_: int) -> bool:
+        try:
+            submit(db, bytes(30), submitter=mine)
+        except Conflict:
+            return False
+        return True
+
+    with ThreadPoolExecutor(6) as pool:
+        assert sum(pool.map(fits, range(6))) == 3

@@ -4,6 +4,7 @@ Each reader gives None for whatever it is not sure of, a mistake included; such 
 `uploads`, which reads every kind and says what is wrong. So nothing is told twice, and what both read gives the same
 pixels and the same warnings."""
 
+import re
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -26,6 +27,11 @@ _RANGES = {  # bits of numbers: of the least that is ink on black, and of the la
     scale: (int(np.float64(top * BLANK_BELOW / 255).view(np.uint64)), int(np.float64(top).view(np.uint64)))
     for scale, top in (("byte", 255.0), ("unit", 1.0))
 }
+# to the long way whatever may be read in two ways: a text that ends nowhere, an escape, a parameter more
+_FILE_OF_FORM = re.compile(
+    rb'content-disposition: form-data; name="[^"\\\x00-\x1f]*"; filename="[^"\\\x00-\x1f]*"'
+)
+_TYPE_OF_FILE = re.compile(rb"content-type: [!-~]+")
 
 
 @dataclass(slots=True)
@@ -147,13 +153,7 @@ def _only_file(body: bytes, content_type: bytes) -> bytes | None:
     if not body.startswith(boundary + b"\r\n") or body.count(boundary) != 2:
         return None
     lines = body[len(boundary) + 2 : head].split(b"\r\n")
-    names = [line.partition(b":")[0].strip().lower() for line in lines]
-    disposition = lines[0].lower()
-    if names not in ([b"content-disposition"], [b"content-disposition", b"content-type"]):
-        return None
-    if (
-        not disposition.startswith(b"content-disposition: form-data; name=")
-        or b'; filename="' not in disposition
-    ):
+    is_file = _FILE_OF_FORM.fullmatch(lines[0].lower()) is not None
+    if not is_file or len(lines) > 2 or not all(_TYPE_OF_FILE.fullmatch(line.lower()) for line in lines[1:]):
         return None
     return body[head + 4 : stop]

@@ -13,7 +13,7 @@ from uuid_utils import uuid7
 
 from service import trail
 from service.api import problems
-from service.errors import BadRequest, PayloadTooLarge, ServiceError, Unavailable
+from service.errors import FieldError, PayloadTooLarge, ServiceError, Unavailable
 from service.settings import Settings
 from service.tracing import Span
 from service.trail import Following
@@ -110,7 +110,7 @@ class BodyLimit:
         declared = Headers(scope=scope).get("content-length", "")
         refusal: ServiceError | None = None
         if "\0" in scope["path"] or b"%00" in scope["query_string"]:
-            refusal = BadRequest("the address holds a NUL character")
+            refusal = _holds_nul("path" if "\0" in scope["path"] else "query")
         elif declared.isdigit() and int(declared) > limit:
             refusal = _too_large(limit, setting)
         if refusal is not None:
@@ -181,6 +181,10 @@ class _Counted:
     async def _noting_send(self, message: Message) -> None:
         self._has_started = True
         await self._send(message)
+
+
+def _holds_nul(part: str) -> ServiceError:
+    return problems.bad_parameters([FieldError(part, "holds a NUL character: leave it out")])
 
 
 def _too_large(limit: int, setting: str) -> PayloadTooLarge:

@@ -157,7 +157,12 @@ def version_ready(context: Wired, name: Name, version: Version) -> ModelReady:
 
 
 LengthHeader = Annotated[
-    str | None, Header(alias=LENGTH_HEADER, description="Bytes of JSON, before the binary data.")
+    str | None,
+    Header(
+        alias=LENGTH_HEADER,
+        description="Bytes of JSON, before the binary data.",
+        json_schema_extra={"pattern": tensors.LENGTH.pattern},
+    ),
 ]
 _INFERENCE: dict[str, Any] = {
     "response_model": InferenceResponse,
@@ -214,6 +219,7 @@ def index(context: Wired, raw: RawBody) -> list[IndexEntry]:
     "/repository/models/{name}/load",
     summary="Load a model",
     responses=of_protocol(400, 404, 409, 413),
+    response_class=Response,
     openapi_extra=LOAD_BODY,
 )
 def load(context: Wired, raw: RawBody, name: Name) -> Response:
@@ -221,13 +227,14 @@ def load(context: Wired, raw: RawBody, name: Name) -> Response:
     not wait for it. What a model is cannot be changed: no parameter is known."""
     tensors.parameters(_body(raw, "parameters"), "a load", {})
     _loaded(context, name, None)
-    return Response(status_code=200, media_type="application/json")
+    return Response()
 
 
 @router.post(
     "/repository/models/{name}/unload",
     summary="Unload a model",
     responses=of_protocol(400, 404, 409, 413),
+    response_class=Response,
     openapi_extra=UNLOAD_BODY,
 )
 def unload(context: Wired, raw: RawBody, name: Name) -> Response:
@@ -235,7 +242,7 @@ def unload(context: Wired, raw: RawBody, name: Name) -> Response:
     one that needs the model loads it again. Nothing is deleted."""
     tensors.parameters(_body(raw, "parameters"), "an unload", {"unload_dependents": bool})  # none has any
     context.classifier.unload(_resolved(context, name, None).id)
-    return Response(status_code=200, media_type="application/json")
+    return Response()
 
 
 # What the routes share

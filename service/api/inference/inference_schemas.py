@@ -170,13 +170,17 @@ INFERENCE_BODY: dict[str, Any] = {
 }
 
 
-def _optional_body(properties: dict[str, Any]) -> dict[str, Any]:
-    schema = {"type": "object", "properties": properties}
-    return {"requestBody": {"required": False, "content": {"application/json": {"schema": schema}}}}
+def _optional_body(**properties: dict[str, Any]) -> dict[str, Any]:
+    content = {"application/json": {"schema": _object_of(**properties)}}
+    return {"requestBody": {"required": False, "content": content}}
 
 
-INDEX_BODY = _optional_body({"ready": {"type": "boolean", "default": False}})
-LOAD_BODY = _optional_body({"parameters": {"type": "object", "maxProperties": 0}})
-UNLOAD_BODY = _optional_body(
-    {"parameters": {"type": "object", "properties": {"unload_dependents": {"type": "boolean"}}}}
-)
+def _object_of(**properties: dict[str, Any]) -> dict[str, Any]:
+    """An object with nothing else in it; what is null in it counts as left out."""
+    known = {name: one | {"type": [one["type"], "null"]} for name, one in properties.items()}
+    return {"type": "object", "properties": known, "additionalProperties": False}
+
+
+INDEX_BODY = _optional_body(ready={"type": "boolean", "default": False})
+LOAD_BODY = _optional_body(parameters=_object_of())
+UNLOAD_BODY = _optional_body(parameters=_object_of(unload_dependents={"type": "boolean"}))

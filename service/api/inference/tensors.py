@@ -8,6 +8,7 @@ extensions of it (docs/protocol/extension_binary_data.md and extension_classific
 import itertools
 import json
 import math
+import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -27,6 +28,7 @@ DATATYPES: dict[str, np.dtype[Any]] = {"FP32": np.dtype("<f4"), "UINT8": np.dtyp
 OUTPUTS = {"probabilities": "FP32", "label": "INT64", "confidence": "FP32"}
 SCALES = {"byte": 255, "unit": 1}  # the largest pixel
 MAX_ID = 1024  # characters
+LENGTH = re.compile(r"^[0-9]{1,18}$")  # of the JSON, in a header
 
 REQUEST_FIELDS = ("id", "model_name", "model_version", "parameters", "inputs", "outputs")
 INPUT_FIELDS = ("name", "shape", "datatype", "parameters", "data")
@@ -110,7 +112,7 @@ def _parted(body: bytes, header_length: str | None) -> tuple[bytes, bytes | None
         raise BadRequest("the body is empty: send an inference request")
     if header_length is None:
         return body, None
-    if not (header_length.isascii() and header_length.isdigit()) or len(header_length) > 18:
+    if LENGTH.fullmatch(header_length) is None:
         raise BadRequest("Inference-Header-Content-Length must be a whole number of bytes")
     length = int(header_length)
     if not 0 < length <= len(body):

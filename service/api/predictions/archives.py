@@ -57,7 +57,7 @@ class Archive:
         except ServiceError:
             raise  # the file's own
         except Exception as error:  # fed with hostile bytes it may raise anything
-            raise CorruptArchive(f"this ZIP cannot be read: {error}") from error
+            raise CorruptArchive(f"this ZIP cannot be read: {_said(error)}") from error
         frugal.is_open = True
         self._listed = [info for info in self._zip.infolist() if not _is_beside(info)]
 
@@ -130,7 +130,12 @@ def _content(archive: ZipFile, info: ZipInfo, max_bytes: int) -> bytes:
     except ServiceError:
         raise
     except Exception as error:  # as above
-        raise Invalid(f"this file cannot be unpacked: {error}", code="corrupt_file") from error
+        raise Invalid(f"this file cannot be unpacked: {_said(error)}", code="corrupt_file") from error
+
+
+def _said(error: Exception) -> str:
+    """In a few words: `zipfile` quotes names, which are up to 64 KiB."""
+    return str(error)[:MAX_NAME]
 
 
 def too_many(limit: int) -> PayloadTooLarge:

@@ -11,6 +11,7 @@ from starlette.responses import StreamingResponse
 
 from service.api import bodies
 from service.api.context import Context, Wired
+from service.api.guards.access import Submitting
 from service.api.jobs.jobs import KeyHeader
 from service.api.predictions.intake import Intake
 from service.api.predictions.predictions import Preprocess
@@ -131,6 +132,7 @@ _BODY = {
 async def create(
     context: Wired,
     request: Request,
+    submitter: Submitting,
     model: Annotated[
         str, Query(description="A model's id, `latest` (the newest classifier), or an alias.")
     ] = LATEST,
@@ -149,7 +151,7 @@ async def create(
         idempotency = Idempotency(idempotency_key, hashlib.sha256(asked.encode()).hexdigest())
 
     def submit() -> tuple[dict[str, Any], Batch | None]:
-        fields = {"model_id": pinned.id, "preprocess": preprocess, "scale": scale}
+        fields = {"model_id": pinned.id, "preprocess": preprocess, "scale": scale, "submitter": submitter}
         return _submitted(context, body, intake, idempotency, fields)
 
     told, made = await run_in_threadpool(submit)

@@ -40,8 +40,8 @@ _LINE = (
 )
 _BODY: dict[str, Any] = {
     "requestBody": {
-        "required": True,
-        "description": f"{_LINE} Empty lines are passed over.",
+        "required": False,
+        "description": f"{_LINE} Empty lines are passed over, and no line at all is answered with none.",
         "content": {
             MEDIA_TYPE: {"schema": {"type": "string"}, "example": '{"id": "a", "image": "iVBORw0KGgo="}\n'}
         },

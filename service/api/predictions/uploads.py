@@ -6,7 +6,7 @@ from typing import Annotated
 
 from fastapi import Depends, Request
 from python_multipart.exceptions import FormParserError
-from starlette.datastructures import UploadFile
+from starlette.datastructures import FormData, UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 
 from service.api import bodies
@@ -60,6 +60,11 @@ def is_pixels_body(raw: bytes) -> bool:
 class _InMemory(MultiPartParser):
     spool_max_size = 2**31  # the whole body is in memory and limited: no second copy on disk
 
+    def close(self) -> None:
+        """Let go of every file, one of a part without an end too, which no form has."""
+        for file in self._files_to_close_on_error:
+            file.close()
+
 
 async def _form(request: Request, raw: bytes, max_images: int) -> Form:
     async def once() -> AsyncIterator[bytes]:
@@ -74,6 +79,13 @@ async def _form(request: Request, raw: bytes, max_images: int) -> Form:
         raise BadRequest(error.message, code="malformed_multipart") from None
     except (FormParserError, ValueError) as error:
         raise BadRequest(f"the form cannot be read: {error}", code="malformed_multipart") from None
+    else:
+        return await _told(form)
+    finally:
+        parser.close()
+
+
+async def _told(form: FormData) -> Form:
     files: list[tuple[str, bytes]] = []
     fields: dict[str, str] = {}
     for name, value in form.multi_items():
@@ -81,7 +93,6 @@ async def _form(request: Request, raw: bytes, max_images: int) -> Form:
             files.append((f"#/{name}/{len(files)}", await value.read()))
         else:
             fields[name] = value
-    await form.close()
     return Form(files, fields)
 
 
