@@ -60,12 +60,16 @@ def promote_model(
         str, typer.Argument(help="A model id, latest, or an alias.", autocompletion=completion.models)
     ],
     alias: Annotated[str, typer.Option("--as", help="The alias to point at it.")] = "champion",
+    unless_worse: Annotated[
+        bool, typer.Option("--unless-worse", help="Only if a paired test on the test set does not say so.")
+    ] = False,
     as_json: Json = False,
     url: Url = None,
 ) -> None:
-    """Point an alias at a model."""
+    """Point an alias at a model. Exit status 0 only if it stands for it."""
     with connected(url) as client:
-        answer = client.models.promote(alias, reference)
+        promote = client.models.promote_unless_worse if unless_worse else client.models.promote
+        answer = promote(alias, reference)
     show(answer.as_told(), f"{alias} is {answer.model}", as_json)
 
 

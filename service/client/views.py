@@ -219,6 +219,28 @@ class Alias(View):
     history: list[AliasMove] = []
 
 
+class Gate(View):
+    """Two models on the test set of the present one."""
+
+    present: str
+    candidate: str
+    dataset: str
+    examples: int
+    accuracy_present: float
+    accuracy_candidate: float
+    only_present_right: int
+    only_candidate_right: int
+    p_value: float
+    level: float
+    passed: bool
+
+
+class Promotion(Alias):
+    """An alias after a promotion. `gate` None: it stood for no other model, so that nothing was tested."""
+
+    gate: Gate | None = None
+
+
 class Box(View):
     """Where a digit stands, in the picture's own pixels."""
 
@@ -231,7 +253,8 @@ class Box(View):
 class Digit(View):
     """What one image was read as; `probabilities` of 0 to 9. `label` is None where it abstains, for `reason`, and
     where the image cannot be read, for `error`. `set` holds the labels that it may be, likeliest first, where a
-    coverage was asked for; `image`, `box` and `polarity` are there where they were asked for."""
+    coverage was asked for; `image`, `box` and `polarity` are there where they were asked for, `feedback_id` where the
+    image was kept."""
 
     label: int | None = None
     confidence: float = 0.0
@@ -242,6 +265,7 @@ class Digit(View):
     image: str | None = None
     box: Box | None = None
     polarity: str | None = None
+    feedback_id: str | None = None
     error: Failure | None = None
 
 
@@ -279,6 +303,42 @@ class Reading(View):
     text: str
     digits: list[ReadDigit]
     warnings: list[str] = []
+
+
+class HiddenLayer(View):
+    """What a hidden layer made of an image."""
+
+    units: int
+    activation: str
+    values: list[float]
+
+
+class Explanation(View):
+    """Why a model reads an image as it does. `pixels` and `saliency` are 28 rows of 28: what the network saw, and by how
+    much log p(`label`) rises with each."""
+
+    model: str
+    version: int
+    label: int
+    probabilities: list[float]
+    warnings: list[str] = []
+    pixels: list[int]
+    saliency: list[float]
+    layers: list[HiddenLayer]
+
+
+class Sample(View):
+    """An image that was kept. `image` is a data: URL of a PNG of 28 x 28; `label` None: nobody has said what it is."""
+
+    id: str
+    image: str
+    model: str
+    preprocessing: str
+    predicted: int
+    confidence: float
+    label: int | None = None
+    created_at: str
+    labelled_at: str | None = None
 
 
 class Preset(View):

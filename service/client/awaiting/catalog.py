@@ -4,6 +4,7 @@ from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
 from service.client.awaiting.connection import AsyncConnection
+from service.client.pictures import Picture, file_of
 from service.client.requests import Request, given, path_of
 from service.client.views import Dataset, Preset
 
@@ -31,6 +32,21 @@ class AsyncDatasets:
     def list(self) -> AsyncIterator[Dataset]:
         """The datasets that a spec may name."""
         return self._connection.whole("/v1/datasets", Dataset.model_validate)
+
+    async def get(self, name: str) -> Dataset:
+        """By name, or an uploaded one by id."""
+        return Dataset.model_validate(await self._connection.json(Request("GET", path_of("datasets", name))))
+
+    async def upload(self, name: str, archive: Picture, *, preprocess: str | None = None) -> Dataset:
+        """Store a ZIP of IDX files, of an NPZ, or of pictures in folders 0 to 9, as the newest version of a name; the same
+        content under the same name is the dataset that is there. A spec names it in `dataset.uploads`."""
+        params = given(name=name, preprocess=preprocess)
+        request = Request("POST", "/v1/datasets", params=params, content=file_of(archive))
+        return Dataset.model_validate(await self._connection.json(request))
+
+    async def delete(self, dataset_id: str) -> None:
+        """Forget an uploaded dataset that nothing learns from."""
+        await self._connection.json(Request("DELETE", path_of("datasets", dataset_id)))
 
     async def samples(
         self,

@@ -9,13 +9,14 @@ import httpx
 from service.client.awaiting.batches import AsyncBatches
 from service.client.awaiting.catalog import AsyncDatasets, AsyncPresets
 from service.client.awaiting.connection import AsyncConnection
+from service.client.awaiting.feedback import AsyncFeedback
 from service.client.awaiting.jobs import AsyncJobs
 from service.client.awaiting.keys import AsyncKeys
 from service.client.awaiting.models import AsyncModels
 from service.client.awaiting.sweeps import AsyncSweeps
 from service.client.pictures import Picture, bodies, file_of
 from service.client.requests import Request, given, path_of
-from service.client.views import Answer, Digit, Reading, Status, Worker
+from service.client.views import Answer, Digit, Explanation, Reading, Status, Worker
 
 
 class AsyncClient:
@@ -40,6 +41,7 @@ class AsyncClient:
         self.batches = AsyncBatches(self._connection)
         self.datasets = AsyncDatasets(self._connection)
         self.presets = AsyncPresets(self._connection)
+        self.feedback = AsyncFeedback(self._connection)
         self.keys = AsyncKeys(self._connection)
 
     async def __aenter__(self) -> Self:
@@ -62,6 +64,7 @@ class AsyncClient:
         min_confidence: float | None = None,
         coverage: float | None = None,
         include: Sequence[str] = (),
+        store: bool = False,
     ) -> Answer:
         """Read digits, one an image: paths, bytes of files (PNG, JPEG, WebP, a ZIP of them), open files, images of
         Pillow, arrays (784 numbers or 28 rows of 28, one or many, white ink on black; of any other shape a picture), or
@@ -69,18 +72,22 @@ class AsyncClient:
 
         Abstain from those that are less probable than `min_confidence` or no digits, and tell the labels that hold the
         true one in a share `coverage` of all cases. `include` asks for more of each: image, box, polarity, not_a_digit.
+        `store` keeps what the network saw of each, see `client.feedback`.
         Raises ValueError and TypeError for what is no picture."""
         params = given(
             preprocess=preprocess,
             min_confidence=min_confidence,
             coverage=coverage,
             include=",".join(include) or None,
+            store=store or None,
         )
         found: Answer | None = None
         digits: list[Digit] = []
         for body in bodies(images):
             reader = model if found is None else found.model
-            request = Request("POST", path_of("models", reader, "predict"), params=params, **body)
+            request = Request(
+                "POST", path_of("models", reader, "predict"), params=params, repeatable=not store, **body
+            )
             found = Answer.model_validate(await self._connection.json(request))
             digits += found.predictions
         assert found is not None, "there is one body at least"
@@ -90,6 +97,16 @@ class AsyncClient:
         """Read all digits of one picture, given in any way that `predict` takes."""
         request = Request("POST", path_of("models", model, "read"), content=file_of(image))
         return Reading.model_validate(await self._connection.json(request))
+
+    async def explain(
+        self, image: Picture, *, model: str = "latest", label: int | None = None
+    ) -> Explanation:
+        """Why a model reads one image as it does, or is not sure that it is `label`; given as `predict` takes it."""
+        path, params = path_of("models", model, "explain"), given(label=label)
+        (body,) = bodies(image)
+        return Explanation.model_validate(
+            await self._connection.json(Request("POST", path, params=params, **body))
+        )
 
     async def status(self) -> Status:
         """What is going on: jobs by state, the depth of the queues."""

@@ -10,13 +10,14 @@ import httpx
 from service.client.blocking.batches import Batches
 from service.client.blocking.catalog import Datasets, Presets
 from service.client.blocking.connection import Connection
+from service.client.blocking.feedback import Feedback
 from service.client.blocking.jobs import Jobs
 from service.client.blocking.keys import Keys
 from service.client.blocking.models import Models
 from service.client.blocking.sweeps import Sweeps
 from service.client.pictures import Picture, bodies, file_of
 from service.client.requests import Request, given, path_of
-from service.client.views import Answer, Digit, Reading, Status, Worker
+from service.client.views import Answer, Digit, Explanation, Reading, Status, Worker
 
 
 class Client:
@@ -41,6 +42,7 @@ class Client:
         self.batches = Batches(self._connection)
         self.datasets = Datasets(self._connection)
         self.presets = Presets(self._connection)
+        self.feedback = Feedback(self._connection)
         self.keys = Keys(self._connection)
 
     def __enter__(self) -> Self:
@@ -63,6 +65,7 @@ class Client:
         min_confidence: float | None = None,
         coverage: float | None = None,
         include: Sequence[str] = (),
+        store: bool = False,
     ) -> Answer:
         """Read digits, one an image: paths, bytes of files (PNG, JPEG, WebP, a ZIP of them), open files, images of
         Pillow, arrays (784 numbers or 28 rows of 28, one or many, white ink on black; of any other shape a picture), or
@@ -70,18 +73,22 @@ class Client:
 
         Abstain from those that are less probable than `min_confidence` or no digits, and tell the labels that hold the
         true one in a share `coverage` of all cases. `include` asks for more of each: image, box, polarity, not_a_digit.
+        `store` keeps what the network saw of each, see `client.feedback`.
         Raises ValueError and TypeError for what is no picture."""
         params = given(
             preprocess=preprocess,
             min_confidence=min_confidence,
             coverage=coverage,
             include=",".join(include) or None,
+            store=store or None,
         )
         found: Answer | None = None
         digits: list[Digit] = []
         for body in bodies(images):
             reader = model if found is None else found.model
-            request = Request("POST", path_of("models", reader, "predict"), params=params, **body)
+            request = Request(
+                "POST", path_of("models", reader, "predict"), params=params, repeatable=not store, **body
+            )
             found = Answer.model_validate(self._connection.json(request))
             digits += found.predictions
         assert found is not None, "there is one body at least"
@@ -91,6 +98,12 @@ class Client:
         """Read all digits of one picture, given in any way that `predict` takes."""
         request = Request("POST", path_of("models", model, "read"), content=file_of(image))
         return Reading.model_validate(self._connection.json(request))
+
+    def explain(self, image: Picture, *, model: str = "latest", label: int | None = None) -> Explanation:
+        """Why a model reads one image as it does, or is not sure that it is `label`; given as `predict` takes it."""
+        path, params = path_of("models", model, "explain"), given(label=label)
+        (body,) = bodies(image)
+        return Explanation.model_validate(self._connection.json(Request("POST", path, params=params, **body)))
 
     def status(self) -> Status:
         """What is going on: jobs by state, the depth of the queues."""

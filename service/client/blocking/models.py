@@ -10,7 +10,7 @@ import httpx
 from service.client.blocking.connection import Connection
 from service.client.errors import Unreachable
 from service.client.requests import Request, path_of
-from service.client.views import Alias, Model
+from service.client.views import Alias, Model, Promotion
 
 
 class Models:
@@ -41,28 +41,45 @@ class Models:
         request = Request("PUT", path_of("aliases", alias), json={"model": reference})
         return Alias.model_validate(self._connection.json(request))
 
+    def promote_unless_worse(self, alias: str, reference: str, *, level: float = 0.05) -> Promotion:
+        """Point an alias at a model unless that is worse than the present one by a paired test on its test set. Raises
+        Conflict (`worse_than_present`) if it is."""
+        request = Request(
+            "POST", path_of("aliases", alias, "promote"), json={"model": reference, "level": level}
+        )
+        return Promotion.model_validate(self._connection.json(request))
+
     def rollback(self, alias: str) -> Alias:
         """Point an alias at what it pointed at before. It is not asked for again when the connection breaks, since
         twice would go back twice."""
         request = Request("POST", path_of("aliases", alias, "rollback"), repeatable=False)
         return Alias.model_validate(self._connection.json(request))
 
-    def download(self, reference: str, to: str | os.PathLike[str]) -> Path:
-        """The weights as safetensors, into a file that has its name only once it is whole. Raises Unreachable when
-        they break off."""
+    def download(
+        self,
+        reference: str,
+        to: str | os.PathLike[str],
+        *,
+        format: str = "safetensors",  # noqa: A002
+    ) -> Path:
+        """The weights as safetensors, or the network as onnx, into a file that has its name only once it is whole. Raises
+        Unreachable when they break off."""
         file = Path(to)
         part = file.with_name(f"{file.name}.part")
         checkpoint = (self.get(reference)).checkpoint_id
         assert checkpoint is not None, "a model has a checkpoint"
         try:
-            self._fetch(path_of("checkpoints", checkpoint, "download"), part)
+            request = Request(
+                "GET", path_of("checkpoints", checkpoint, "download"), params={"format": format}
+            )
+            self._fetch(request, part)
             return part.replace(file)
         except httpx.TransportError as error:
             raise Unreachable(f"the weights of {reference} broke off: {error}") from error
         finally:
             part.unlink(missing_ok=True)
 
-    def _fetch(self, path: str, part: Path) -> None:
-        with self._connection.stream(Request("GET", path)) as response, part.open("wb") as opened:
+    def _fetch(self, request: Request, part: Path) -> None:
+        with self._connection.stream(request) as response, part.open("wb") as opened:
             for piece in response.iter_bytes():
                 opened.write(piece)
