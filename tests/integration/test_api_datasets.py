@@ -1,7 +1,8 @@
 """Uploaded datasets: stored, looked at, learnt from, and kept while something needs them."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ from service.store import datasets, garbage, tables
 from service.store.attempts import Attempt
 from tests.archives import examples, of_arrays, of_idx
 from tests.conftest import mnist_folder
-from tests.integration.conftest import Live
+from tests.integration.conftest import Live, serving
 from worker import tasks
 from worker.leaving import Leaving
 from worker.process import Process
@@ -23,6 +24,13 @@ TRAIN, TEST = examples(40), examples(20, seed=1)
 ZIP = of_idx(TRAIN, TEST)
 LEASE = 3600.0  # seconds: nobody renews it
 SPEC: dict[str, Any] = {"network": {"hidden_widths": [8]}, "batch_size": "full", "steps": 3}
+
+
+@pytest.fixture
+def live(tmp_path: Path, settings_for: Callable[..., Settings]) -> Iterator[Live]:
+    """An API that takes no job from a worker which is slow."""
+    with serving(settings_for(tmp_path, lease_seconds=LEASE)) as running:
+        yield running
 
 
 def upload(live: Live, data: bytes = ZIP, name: str = "mine") -> dict[str, Any]:
