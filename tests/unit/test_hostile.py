@@ -162,6 +162,14 @@ def test_an_archive_that_lies_about_sizes_is_not_unpacked_beyond_them() -> None:
     assert most < 4 << 20
 
 
+def test_a_file_of_an_archive_may_have_no_name() -> None:
+    file = BytesIO()
+    with zipfile.ZipFile(file, "w") as archive:
+        archive.writestr("nameless", b"7")
+    made = file.getvalue().replace(b"nameless", bytes(8))  # a name ends at its first NUL
+    assert list(archives.files(made, max_files=10, max_bytes=1 << 20)) == [("", b"7")]
+
+
 def test_what_is_wrong_with_an_archive_is_told_in_a_few_words() -> None:
     file = BytesIO()
     name = "n" * 60_000

@@ -101,7 +101,8 @@ class _Frugal:
 
 
 def _is_beside(info: ZipInfo) -> bool:
-    return info.is_dir() or info.filename.startswith("__MACOSX/") or info.filename.endswith(".DS_Store")
+    # not `is_dir()`, which fails for an entry without a name
+    return info.filename.startswith("__MACOSX/") or info.filename.endswith(("/", ".DS_Store"))
 
 
 def _outcome(archive: ZipFile, info: ZipInfo, max_bytes: int) -> bytes | ServiceError:
