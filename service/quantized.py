@@ -1,12 +1,13 @@
 """A network whose weights are bytes: on a CPU an image takes a fraction of what float32 asks for, as a large network is
 bound by the memory that its weights are read from.
 
-Weights are int8 with a scale for each output, what a hidden layer gives is uint8 with one scale, the pixels are bytes as
+Weights are bytes with a scale for each output, what a hidden layer gives is uint8 with one scale, the pixels are bytes as
 they are; sums are exact, biases and scales float32 (Jacob et al. 2018, "Quantization and Training of Neural Networks
 for Efficient Integer-Arithmetic-Only Inference", section 2). The scales of the hidden layers are fixed from training
 images, so that an image's answer does not depend on what else is in its batch. ONNX Runtime multiplies; it is loaded
 with the first such network, since most processes have no use for it."""
 
+import functools
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -56,23 +57,40 @@ class QuantizedNetwork:
 
     def __init__(self, spec: TrainingSpec, arrays: Arrays, peaks: Sequence[float]) -> None:
         """`arrays` are a checkpoint's, of a spec that `is_quantizable`; `peaks` as in `Trial`."""
-        import onnxruntime
-
         self.spec = spec
         self.parameter_count = spec.parameter_count
         self.cost = spec.parameter_count // SPEEDUP
-        options = onnxruntime.SessionOptions()
-        options.log_severity_level = 3
-        options.intra_op_num_threads = max(1, min(THREADS, (os.cpu_count() or 1) - 1))
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        model = graph(layers_of(spec, arrays), peaks)
-        self._session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+        self._session = _session(graph(layers_of(spec, arrays), peaks, is_signed=adds_exactly()))
 
     def logits(self, inputs: NDArray[Any]) -> Floats:
         """(n, classes) float32 of (n, 784) pixels from 0 to 255, which are rounded."""
         pixels = inputs if inputs.dtype == np.uint8 else np.rint(inputs).astype(np.uint8)
         found: Floats = self._session.run(None, {"pixels": np.ascontiguousarray(pixels)})[0]
         return found
+
+
+def _session(model: bytes) -> Any:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    options.intra_op_num_threads = max(1, min(THREADS, (os.cpu_count() or 1) - 1))
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+
+
+@functools.cache
+def adds_exactly() -> bool:
+    """Whether products of int8 weights are added exactly here. x86 without VNNI adds them in pairs within 16 bits, and
+    what goes beyond is lost (ONNX Runtime, "Quantize ONNX models", of U8S8 and saturation): there weights are uint8
+    about 128, which is the same arithmetic and takes longer."""
+    weight, bias, pixels = (
+        np.ones((32, 64), np.float32),
+        np.zeros(32, np.float32),
+        np.full((4, 64), 255, np.uint8),
+    )
+    found = _session(graph([(weight, bias)], (), is_signed=True)).run(None, {"pixels": pixels})[0]
+    return bool(np.allclose(found, 64 * 255))
 
 
 def is_quantizable(spec: TrainingSpec) -> bool:
@@ -114,24 +132,28 @@ def _peaks(layers: Layers, images: NDArray[np.uint8]) -> tuple[float, ...]:
     return tuple(peaks)
 
 
-def graph(layers: Layers, peaks: Sequence[float]) -> bytes:
-    """The ONNX model: `pixels` uint8 (n, inputs) to `logits` float32 (n, outputs)."""
+def graph(layers: Layers, peaks: Sequence[float], *, is_signed: bool) -> bytes:
+    """The ONNX model: `pixels` uint8 (n, inputs) to `logits` float32 (n, outputs). Its weights are int8, or uint8 about
+    128."""
     from onnx import TensorProto, checker, helper, numpy_helper
 
-    nodes, constants = [], []
+    nodes, constants, middle = [], [], list[str]()
+    if not is_signed:
+        constants, middle = [numpy_helper.from_array(np.asarray(128, np.uint8), "middle")], ["", "middle"]
     value, scale = "pixels", 1.0
     for index, (weight, bias) in enumerate(layers):
         rows = np.maximum(np.abs(weight).max(axis=1), np.finfo(np.float32).tiny) / 127
-        rounded = np.rint(weight / rows[:, None]).astype(np.int8)
+        rounded = np.rint(weight / rows[:, None]).astype(np.int16)
+        stored = rounded.astype(np.int8) if is_signed else (rounded + 128).astype(np.uint8)
         constants += [
-            numpy_helper.from_array(np.ascontiguousarray(rounded.T), f"weight{index}"),
+            numpy_helper.from_array(np.ascontiguousarray(stored.T), f"weight{index}"),
             numpy_helper.from_array((rows * scale).astype(np.float32), f"scale{index}"),
             numpy_helper.from_array(bias.astype(np.float32), f"bias{index}"),
         ]
         is_last = index == len(layers) - 1
         end = "logits" if is_last else f"sum{index}"
         nodes += [
-            helper.make_node("MatMulInteger", [value, f"weight{index}"], [f"integers{index}"]),
+            helper.make_node("MatMulInteger", [value, f"weight{index}", *middle], [f"integers{index}"]),
             helper.make_node("Cast", [f"integers{index}"], [f"floats{index}"], to=TensorProto.FLOAT),
             helper.make_node("Mul", [f"floats{index}", f"scale{index}"], [f"scaled{index}"]),
             helper.make_node("Add", [f"scaled{index}", f"bias{index}"], [end]),

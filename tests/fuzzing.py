@@ -21,7 +21,7 @@ LINES = "application/x-ndjson"
 TIMEOUT_SECONDS = 30
 
 
-@schemathesis.serializer(LINES)
+@schemathesis.serializer(LINES, "application/zip")
 def _as_lines(_context: object, value: object) -> bytes:
     return value if isinstance(value, bytes) else str(value).encode(errors="replace")
 

@@ -42,7 +42,7 @@ def test_it_trains_and_leaves_nothing_behind(deployment: Deployment) -> None:
         assert (deployment.home / "numeral.db").stat().st_uid == 10001
 
     with Client(deployment.url()) as nobody, pytest.raises(ApiError, match="send an API key"):
-        nobody.jobs.list()
+        list(nobody.jobs.list())
     with Client(deployment.url(), api_key=(deployment.home / "admin.key").read_text()) as client:
         job = client.jobs.create(TINY_JOB)
         until(lambda: client.jobs.get(job.id).ended, "the job ends", 60)

@@ -114,9 +114,27 @@ def test_a_dead_layer_and_weights_of_zero() -> None:
     assert np.isfinite(QuantizedNetwork(SPEC, arrays, trial.peaks).logits(images(5))).all()
 
 
-def test_the_file_is_one_that_onnx_runtime_reads_by_itself() -> None:
-    data = quantized.graph(layers_of(SPEC, ARRAYS), PEAKS)
+@pytest.mark.parametrize("is_signed", [True, False])
+def test_the_file_is_one_that_onnx_runtime_reads_by_itself(is_signed: bool) -> None:
+    data = quantized.graph(layers_of(SPEC, ARRAYS), PEAKS, is_signed=is_signed)
     session = onnxruntime.InferenceSession(data, providers=["CPUExecutionProvider"])
     (given,), (made,) = session.get_inputs(), session.get_outputs()
     assert (given.name, given.type, given.shape) == ("pixels", "tensor(uint8)", ["n", 784])
     assert (made.name, made.type, made.shape) == ("logits", "tensor(float)", ["n", 10])
+    # where int8 is added exactly both are the same network; uint8 is everywhere
+    if quantized.adds_exactly() or not is_signed:
+        pixels = images(20)
+        expected = QuantizedNetwork(SPEC, ARRAYS, PEAKS).logits(pixels)
+        np.testing.assert_array_equal(session.run(None, {"pixels": pixels})[0], expected)
+
+
+def test_sums_beyond_sixteen_bits_are_kept() -> None:
+    """Weights of one sign and bright pixels: x86 without VNNI loses what int8 makes of them."""
+    arrays = {**ARRAYS, "layers.0.weight": np.full((60, 784), 0.02, np.float32)}
+    arrays["layers.0.weight"][::2] *= -1
+    pixels = np.full((4, 784), 255, np.uint8)
+    trial = quantized.tried(SPEC, arrays, pixels, pixels, np.zeros(4))
+    exact = NumpyNetwork(SPEC, arrays).logits(pixels)
+    np.testing.assert_allclose(
+        QuantizedNetwork(SPEC, arrays, trial.peaks).logits(pixels), exact, rtol=0.05, atol=0.05 * exact.std()
+    )
