@@ -27,7 +27,17 @@ from service.api.guards.access import Access, authorized
 from service.api.guards.limits import BodyLimit, RequestIdentity
 from service.api.guards.measured import Measured
 from service.api.inference import inference_protocol
-from service.api.jobs import checkpoints, compare, events, jobs, plots, previews, reports, submissions
+from service.api.jobs import (
+    checkpoints,
+    compare,
+    events,
+    jobs,
+    plots,
+    previews,
+    reports,
+    submissions,
+    tensorboard,
+)
 from service.api.pictures import Studio
 from service.api.predictions import bulk, explanations, predictions, readings, streams
 from service.api.statistics import Statistics
@@ -51,7 +61,19 @@ log = logging.getLogger(__name__)
 
 
 NOUNS = (
-    *(jobs, events, checkpoints, reports, compare, plots, sweeps, sweep_pictures, previews, models),
+    *(
+        jobs,
+        events,
+        tensorboard,
+        checkpoints,
+        reports,
+        compare,
+        plots,
+        sweeps,
+        sweep_pictures,
+        previews,
+        models,
+    ),
     *(promotions, predictions, explanations, readings, streams, bulk, inference_protocol, datasets, feedback),
     *(catalog, status, keys, session, metrics, health),
 )

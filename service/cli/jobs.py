@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -9,6 +10,7 @@ from rich.table import Column, Table
 
 from service.cli.terminal import JobId, Json, Url, accuracy, connected, err, show, told
 from service.client import Client, Job
+from service.errors import Invalid
 
 app = typer.Typer(help="Look at jobs and steer them.", no_args_is_help=True)
 
@@ -69,6 +71,24 @@ def pause_job(job_id: JobId, as_json: Json = False, url: Url = None) -> None:
 def resume_job(job_id: JobId, as_json: Json = False, url: Url = None) -> None:
     """Let a paused job go on."""
     _steer(lambda client: client.jobs.resume(job_id), as_json, url)
+
+
+@app.command("tensorboard")
+@told
+def write_events(
+    job_id: JobId,
+    folder: Annotated[Path, typer.Argument(help="What `tensorboard --logdir` is given.")] = Path("runs"),
+    as_json: Json = False,
+    url: Url = None,
+) -> None:
+    """Write a job's series into FOLDER/JOB, as a run that TensorBoard shows."""
+    try:
+        with connected(url) as client:
+            file = client.jobs.tensorboard(job_id, folder)
+    except OSError as error:
+        raise Invalid(f"{folder} cannot be written to: {error.strerror}", code="unwritable_file") from error
+    size = file.stat().st_size
+    show({"file": str(file), "bytes": size}, f"wrote {file} ({size:,} bytes)", as_json)
 
 
 def follow(client: Client, job_id: str, as_json: bool) -> None:

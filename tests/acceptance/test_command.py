@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from tests.acceptance.conftest import Service, running, until
 
@@ -323,6 +324,19 @@ def test_a_plot_is_drawn_into_a_file(
         assert ran.returncode == 0, ran.stderr
     assert str(file) in ran.stdout
     assert file.read_bytes().startswith(magic)
+
+
+def test_series_become_a_run_of_tensorboard(numeral: Any, digits: list[str], tmp_path: Path) -> None:
+    told = json.loads(numeral("jobs", "tensorboard", digits[0], str(tmp_path), "--json").stdout)
+    file = tmp_path / digits[0] / f"events.out.tfevents.{digits[0]}"
+    assert told == {"file": str(file), "bytes": file.stat().st_size}
+    loaded = EventAccumulator(str(file.parent))
+    loaded.Reload()
+    assert {"train_loss", "test_accuracy"} <= set(loaded.Tags()["scalars"])
+    assert "job_not_found" in numeral("jobs", "tensorboard", "job_0", str(tmp_path)).stderr
+    refused = numeral("jobs", "tensorboard", digits[0], str(file))
+    assert refused.returncode == 1
+    assert "unwritable_file" in refused.stderr
 
 
 def test_a_plot_takes_options_and_names_what_it_cannot_do(

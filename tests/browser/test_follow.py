@@ -52,6 +52,9 @@ def test_a_preset_is_submitted_and_watched(site: Site, page: Page) -> None:
     page.locator("#scrub").fill("0")
     expect(page.locator("#fit-step")).to_contain_text("step 0")
     expect(page.locator("#published-rows tr")).not_to_have_count(0)
+    with page.expect_download() as saved:
+        page.get_by_role("link", name="For TensorBoard").click()
+    assert saved.value.suggested_filename == f"events.out.tfevents.{page.url.rpartition('/')[2]}"
 
 
 def test_a_mistake_stands_at_its_field(site: Site, browser: Browser) -> None:

@@ -39,6 +39,7 @@ _ROUTES: Final[Mapping[Needed, str]] = {  # by module and function
         status.shown
         sweep_pictures.of_sweep
         sweeps.listed sweeps.shown
+        tensorboard.event_file
     """,
     EITHER: """
         health.front

@@ -3,6 +3,7 @@
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any, TypeVar
 
 import httpx
@@ -47,6 +48,21 @@ class AsyncConnection:
         """An answer that is a file. Raises as `send`."""
         response = await self.send(request)
         return response.content
+
+    async def file(self, request: Request, to: Path, *, what: str) -> Path:
+        """An answer into a file that has its name only once it is whole. Raises as `send`, and Unreachable when `what` it
+        holds breaks off."""
+        part = to.with_name(f"{to.name}.part")
+        try:
+            async with self.stream(request) as response:
+                with part.open("wb") as opened:
+                    async for piece in response.aiter_bytes():
+                        opened.write(piece)
+            return part.replace(to)
+        except httpx.TransportError as error:
+            raise Unreachable(f"{what} broke off: {error}") from error
+        finally:
+            part.unlink(missing_ok=True)
 
     async def pages(
         self,

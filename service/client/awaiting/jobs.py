@@ -1,8 +1,10 @@
 """Training jobs: `client.jobs`."""
 
+import os
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import aclosing
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -55,6 +57,10 @@ class AsyncJob(JobFacts):
     def series(self, *names: str, max_points: int | None = None) -> AsyncIterator[Point]:
         """Its series: see `client.jobs.series`."""
         return self._all().series(self.id, *names, max_points=max_points)
+
+    async def tensorboard(self, folder: str | os.PathLike[str]) -> Path:
+        """Its series as a run of TensorBoard: see `client.jobs.tensorboard`."""
+        return await self._all().tensorboard(self.id, folder)
 
     def _all(self) -> "AsyncJobs":
         if self._jobs is None:
@@ -200,6 +206,16 @@ class AsyncJobs:
         params = given(name=names or None, after_step=after_step, max_points=max_points)
         path = path_of("jobs", job_id, "metrics")
         return self._connection.pages(path, Point.model_validate, params, limit=None, size=POINTS_A_PAGE)
+
+    async def tensorboard(self, job_id: str, folder: str | os.PathLike[str]) -> Path:
+        """Its series so far as an event file, FOLDER/JOB/events.out.tfevents.JOB: a run below `tensorboard --logdir
+        FOLDER`, written over when it is there. Raises Unreachable when the answer breaks off."""
+        await self.get(job_id)  # or there is nothing to make a folder for
+        run = Path(folder) / job_id
+        run.mkdir(parents=True, exist_ok=True)
+        request = Request("GET", path_of("jobs", job_id, "metrics.tfevents"))
+        file = run / f"events.out.tfevents.{job_id}"
+        return await self._connection.file(request, file, what=f"the series of {job_id}")
 
     async def report(self, job_id: str) -> dict[str, Any]:
         """How good a finished job is."""

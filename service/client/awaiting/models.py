@@ -4,10 +4,7 @@ import os
 from collections.abc import AsyncIterator
 from pathlib import Path
 
-import httpx
-
 from service.client.awaiting.connection import AsyncConnection
-from service.client.errors import Unreachable
 from service.client.requests import Request, path_of
 from service.client.views import Alias, Model, Promotion
 
@@ -63,23 +60,7 @@ class AsyncModels:
     ) -> Path:
         """The weights as safetensors, or the network as onnx, into a file that has its name only once it is whole. Raises
         Unreachable when they break off."""
-        file = Path(to)
-        part = file.with_name(f"{file.name}.part")
         checkpoint = (await self.get(reference)).checkpoint_id
         assert checkpoint is not None, "a model has a checkpoint"
-        try:
-            request = Request(
-                "GET", path_of("checkpoints", checkpoint, "download"), params={"format": format}
-            )
-            await self._fetch(request, part)
-            return part.replace(file)
-        except httpx.TransportError as error:
-            raise Unreachable(f"the weights of {reference} broke off: {error}") from error
-        finally:
-            part.unlink(missing_ok=True)
-
-    async def _fetch(self, request: Request, part: Path) -> None:
-        async with self._connection.stream(request) as response:
-            with part.open("wb") as opened:
-                async for piece in response.aiter_bytes():
-                    opened.write(piece)
+        request = Request("GET", path_of("checkpoints", checkpoint, "download"), params={"format": format})
+        return await self._connection.file(request, Path(to), what=f"the weights of {reference}")

@@ -4,6 +4,7 @@
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, TypeVar
 
 import httpx
@@ -48,6 +49,20 @@ class Connection:
         """An answer that is a file. Raises as `send`."""
         response = self.send(request)
         return response.content
+
+    def file(self, request: Request, to: Path, *, what: str) -> Path:
+        """An answer into a file that has its name only once it is whole. Raises as `send`, and Unreachable when `what` it
+        holds breaks off."""
+        part = to.with_name(f"{to.name}.part")
+        try:
+            with self.stream(request) as response, part.open("wb") as opened:
+                for piece in response.iter_bytes():
+                    opened.write(piece)
+            return part.replace(to)
+        except httpx.TransportError as error:
+            raise Unreachable(f"{what} broke off: {error}") from error
+        finally:
+            part.unlink(missing_ok=True)
 
     def pages(
         self,

@@ -1,9 +1,11 @@
 # Written by service.client.unasync from awaiting/jobs.py; change that.
 """Training jobs: `client.jobs`."""
 
+import os
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import closing
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -56,6 +58,10 @@ class Job(JobFacts):
     def series(self, *names: str, max_points: int | None = None) -> Iterator[Point]:
         """Its series: see `client.jobs.series`."""
         return self._all().series(self.id, *names, max_points=max_points)
+
+    def tensorboard(self, folder: str | os.PathLike[str]) -> Path:
+        """Its series as a run of TensorBoard: see `client.jobs.tensorboard`."""
+        return self._all().tensorboard(self.id, folder)
 
     def _all(self) -> "Jobs":
         if self._jobs is None:
@@ -201,6 +207,16 @@ class Jobs:
         params = given(name=names or None, after_step=after_step, max_points=max_points)
         path = path_of("jobs", job_id, "metrics")
         return self._connection.pages(path, Point.model_validate, params, limit=None, size=POINTS_A_PAGE)
+
+    def tensorboard(self, job_id: str, folder: str | os.PathLike[str]) -> Path:
+        """Its series so far as an event file, FOLDER/JOB/events.out.tfevents.JOB: a run below `tensorboard --logdir
+        FOLDER`, written over when it is there. Raises Unreachable when the answer breaks off."""
+        self.get(job_id)  # or there is nothing to make a folder for
+        run = Path(folder) / job_id
+        run.mkdir(parents=True, exist_ok=True)
+        request = Request("GET", path_of("jobs", job_id, "metrics.tfevents"))
+        file = run / f"events.out.tfevents.{job_id}"
+        return self._connection.file(request, file, what=f"the series of {job_id}")
 
     def report(self, job_id: str) -> dict[str, Any]:
         """How good a finished job is."""

@@ -5,10 +5,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-import httpx
-
 from service.client.blocking.connection import Connection
-from service.client.errors import Unreachable
 from service.client.requests import Request, path_of
 from service.client.views import Alias, Model, Promotion
 
@@ -64,22 +61,7 @@ class Models:
     ) -> Path:
         """The weights as safetensors, or the network as onnx, into a file that has its name only once it is whole. Raises
         Unreachable when they break off."""
-        file = Path(to)
-        part = file.with_name(f"{file.name}.part")
         checkpoint = (self.get(reference)).checkpoint_id
         assert checkpoint is not None, "a model has a checkpoint"
-        try:
-            request = Request(
-                "GET", path_of("checkpoints", checkpoint, "download"), params={"format": format}
-            )
-            self._fetch(request, part)
-            return part.replace(file)
-        except httpx.TransportError as error:
-            raise Unreachable(f"the weights of {reference} broke off: {error}") from error
-        finally:
-            part.unlink(missing_ok=True)
-
-    def _fetch(self, request: Request, part: Path) -> None:
-        with self._connection.stream(request) as response, part.open("wb") as opened:
-            for piece in response.iter_bytes():
-                opened.write(piece)
+        request = Request("GET", path_of("checkpoints", checkpoint, "download"), params={"format": format})
+        return self._connection.file(request, Path(to), what=f"the weights of {reference}")

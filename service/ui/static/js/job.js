@@ -90,6 +90,7 @@ async function refresh() {
   }
   $("#downloads").hidden = !job.finished_at || !series.size;
   $("[data-plot]").href = `${path}/plots/loss.csv`;
+  $("#tfevents").href = `${path}/metrics.tfevents`;
   $("#weights").hidden = !job.model_id;
   $("#weights").href = `/v1/models/${job.model_id}/download`;
   if (job.state === "succeeded") await report();
