@@ -10,7 +10,7 @@ import shutil
 import statistics
 from typing import Any
 
-from playwright.sync_api import Page, sync_playwright
+from playwright.sync_api import Browser, Page, Playwright, sync_playwright
 
 STROKES = 30
 WARM_UP = 3
@@ -22,10 +22,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("url")
     url = parser.parse_args().url
-    binary = shutil.which("chromium") or shutil.which("google-chrome")
-    options = ["--no-sandbox"] if os.geteuid() == 0 else []
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=binary, args=options)
+    with sync_playwright() as playwright, launched(playwright) as browser:
         taken = sorted(strokes(browser.new_page(), url)[WARM_UP:])
         print(
             f"last stroke to answer, {len(taken)} drawings: median {statistics.median(taken):.0f} ms, "
@@ -34,6 +31,13 @@ def main() -> None:
         for view in VIEWS:
             size, requests = weight(browser.new_context().new_page(), url + view)
             print(f"{view:10} {size / 1000:6.1f} KB over the wire in {requests} requests")
+
+
+def launched(playwright: Playwright) -> Browser:
+    """The system's own Chromium. Use as a context."""
+    binary = shutil.which("chromium") or shutil.which("google-chrome")
+    options = ["--no-sandbox"] if os.geteuid() == 0 else []
+    return playwright.chromium.launch(executable_path=binary, args=options)
 
 
 def strokes(page: Page, url: str) -> list[float]:

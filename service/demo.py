@@ -37,8 +37,8 @@ def run(settings: Settings, *, stay: bool) -> int:
             good = _train(client, console) and _read(client, console, settings)
         if stay:
             console.print(
-                f"\nOpen {supervisor.url} to draw a digit and have it read. The service stays up, and the README's tour "
-                "shows what to ask it; Ctrl-C stops it.",
+                f"\nOpen [bold cyan]{supervisor.url}[/] in a browser, draw a digit, and have it read.\n"
+                "The service stays up, and the README's tour shows what to ask it; Ctrl-C stops it.",
                 soft_wrap=True,
             )
             supervisor.wait()

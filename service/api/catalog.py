@@ -1,6 +1,7 @@
 """What there is to choose from: presets and datasets; and the workers that are alive."""
 
-from typing import Annotated
+from collections.abc import Mapping
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Path, Query
 from pydantic import BaseModel, Field
@@ -91,6 +92,22 @@ class DatasetView(BaseModel):
         )
 
 
+class GpuView(BaseModel):
+    """A GPU as a whole at a worker's last heartbeat, whoever uses it. What it does not tell is null."""
+
+    memory_used_bytes: Annotated[int | None, Field(examples=[5_905_580_032])]
+    memory_total_bytes: Annotated[int | None, Field(examples=[150_754_820_096])]
+    utilization: Annotated[
+        float | None, Field(description="Share of the last moments in which it was at work.", examples=[0.87])
+    ]
+
+    @classmethod
+    def of(cls, figures: Mapping[str, Any]) -> "GpuView | None":
+        """None where nothing is told of one."""
+        told = {name: figures.get(f"gpu_{name}") for name in cls.model_fields}
+        return cls(**told) if any(value is not None for value in told.values()) else None
+
+
 class WorkerView(BaseModel):
     """A process that trains, or reads batches, seen of late."""
 
@@ -100,6 +117,7 @@ class WorkerView(BaseModel):
     job_id: Annotated[str | None, Field(description="What it works on: a job, or a batch.")]
     started_at: Time
     seen_at: Time
+    gpu: Annotated[GpuView | None, Field(description="null where it has none, or none that tells of itself.")]
 
 
 @router.get("/presets", summary="List presets", responses=documented())
@@ -157,6 +175,7 @@ def alive(context: Wired) -> Page[WorkerView]:
             job_id=worker.job_id,
             started_at=rfc3339(worker.started_at),
             seen_at=rfc3339(worker.seen_at),
+            gpu=GpuView.of(worker.figures or {}),
         )
         for worker in workers.alive(context.db)
     ]

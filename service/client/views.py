@@ -373,6 +373,14 @@ class Dataset(View):
     created_at: str | None = None
 
 
+class Gpu(View):
+    """A GPU as a whole at a worker's last heartbeat, whoever uses it."""
+
+    memory_used_bytes: int | None = None
+    memory_total_bytes: int | None = None
+    utilization: float | None = None
+
+
 class Worker(View):
     """A process that trains, or reads batches."""
 
@@ -382,6 +390,7 @@ class Worker(View):
     job_id: str | None = None
     started_at: str
     seen_at: str
+    gpu: Gpu | None = None
 
 
 class Status(View):

@@ -112,9 +112,29 @@ def test_presets_datasets_and_workers(live: Live) -> None:
     assert live.http.get("/v1/workers").json()["data"] == []
     workers.seen(live.db, "w1", queues=["gpu", "cpu"], device="NVIDIA H200", job_id=None)
     (worker,) = live.http.get("/v1/workers").json()["data"]
-    assert (worker["queues"], worker["device"]) == (["gpu", "cpu"], "NVIDIA H200")
+    assert (worker["queues"], worker["device"], worker["gpu"]) == (["gpu", "cpu"], "NVIDIA H200", None)
     dry = live.http.post("/v1/jobs?dry_run=true", json={}).json()
     assert dry["queue"] == "gpu"
+
+
+@pytest.mark.parametrize(
+    ("figures", "gpu"),
+    [
+        (
+            {"gpu_memory_used_bytes": 2**30, "gpu_memory_total_bytes": 2**36, "gpu_utilization": 0.5},
+            {"memory_used_bytes": 2**30, "memory_total_bytes": 2**36, "utilization": 0.5},
+        ),
+        (  # a part of a GPU has no use of its own
+            {"gpu_memory_used_bytes": 0, "gpu_memory_total_bytes": 2**36},
+            {"memory_used_bytes": 0, "memory_total_bytes": 2**36, "utilization": None},
+        ),
+        ({"steps": 3, "images": 60.0}, None),
+    ],
+)
+def test_a_worker_s_gpu(live: Live, figures: dict[str, float], gpu: dict[str, float] | None) -> None:
+    workers.seen(live.db, "w", queues=["cpu"], device="a GPU", job_id=None, figures=figures)
+    (worker,) = live.http.get("/v1/workers").json()["data"]
+    assert worker["gpu"] == gpu
 
 
 @pytest.fixture(scope="module")

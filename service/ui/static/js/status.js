@@ -1,8 +1,17 @@
 // Status: what serving needs, who works, what waits, and how much room there is.
 
-import { $, ago, api, bytes, count, duration, every, h, short } from "./page.js";
+import { $, ago, api, bytes, count, duration, every, h, percent, short } from "./page.js";
 
 const figures = (rows) => Object.entries(rows).map(([name, value]) => h("div", {}, h("dt", {}, name), h("dd", {}, value)));
+
+/** What a worker's device is, and how full its memory where it tells. */
+function device({ name, device, gpu }) {
+  if (gpu?.memory_used_bytes == null || !gpu.memory_total_bytes) return h("td", {}, device);
+  const text = `${bytes(gpu.memory_used_bytes)} of ${bytes(gpu.memory_total_bytes)}`;
+  return h("td", { class: "meter-cell" }, device,
+    h("progress", { max: 1, value: gpu.memory_used_bytes / gpu.memory_total_bytes, "aria-label": `Memory taken of the GPU of ${name}` }),
+    h("span", { class: "quiet small" }, `${text}${gpu.utilization == null ? "" : `, ${percent(gpu.utilization, 0)} at work`}`));
+}
 
 async function refresh() {
   const response = await fetch("/readyz").catch(() => null);
@@ -25,7 +34,7 @@ async function refresh() {
   $("#disk").value = 1 - disk.free_bytes / disk.total_bytes;
   const seconds = (time) => (Date.now() - new Date(time)) / 1000;
   $("#workers").replaceChildren(...workers.data.map((one) => h("tr", {},
-    h("td", { class: "mono" }, one.name), h("td", {}, one.device), h("td", {}, one.queues.join(", ")),
+    h("td", { class: "mono" }, one.name), device(one), h("td", {}, one.queues.join(", ")),
     h("td", {}, one.job_id ? h("a", { href: `/jobs/${one.job_id}` }, short(one.job_id)) : h("span", { class: "quiet" }, "idle")),
     h("td", { class: "n" }, duration(seconds(one.started_at))), h("td", { class: "n quiet" }, ago(one.seen_at)))));
   $("#table").hidden = !workers.data.length;
