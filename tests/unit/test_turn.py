@@ -126,6 +126,12 @@ def test_what_fails_goes_the_long_way_and_the_others_do_not() -> None:
     assert told(found[1])[1] == [2]
 
 
+def test_what_cannot_be_joined_goes_the_long_way() -> None:
+    narrow = Pictures(np.zeros((1, 100), np.uint8), ((),), (False,))
+    model = loaded(First())
+    assert answered((model, of(1)), (model, narrow)) == [None, None]
+
+
 def test_a_connection_that_breaks_takes_no_answer_from_others(caplog: pytest.LogCaptureFixture) -> None:
     def breaks(_answer: bytes | None) -> None:
         raise ConnectionError

@@ -64,8 +64,8 @@ class Turn:
 
     def _run(self, together: Sequence[Question]) -> None:
         network = together[0].loaded.network
-        pictures = together[0].pictures if len(together) == 1 else _joined(together)
         try:
+            pictures = together[0].pictures if len(together) == 1 else _joined(together)
             if is_light(network, len(pictures.pixels)):
                 together[0].loaded.meter.ran(len(pictures.pixels))
                 _answer(together, pictures, network.logits(pictures.pixels))
