@@ -185,23 +185,24 @@ def _told(client: Client, job_id: str) -> dict[int, float]:
         after = page["next"]
 
 
-def for_seconds(seconds: float, url: str, **options: object) -> Taken:
+def after(seconds: float) -> threading.Event:
+    """Set once they are over."""
     until = threading.Event()
     threading.Timer(seconds, until.set).start()
-    return load(url, until, **options)  # type: ignore[arg-type]
+    return until
 
 
 def measure(home: Path, seconds: int, followers: int, queued: int) -> int:
     with running(home, NUMERAL_LOG_LEVEL="error") as service:
         client = service.client
         client.jobs.wait(client.jobs.create(SMALL).id)  # what predictions are asked of
-        for_seconds(5, service.url, kinds=PREDICTIONS)
-        alone = for_seconds(seconds, service.url, kinds=PREDICTIONS)
+        load(service.url, after(5), kinds=PREDICTIONS)
+        alone = load(service.url, after(seconds), kinds=PREDICTIONS)
         job = service.start(LARGE, at_step=1)
         for _ in range(queued):
             client.jobs.create(SMALL, priority=9)
         since = time.time() + 2  # by then all of them listen
-        loaded = for_seconds(seconds, service.url, follow=[job.id], followers=followers)
+        loaded = load(service.url, after(seconds), follow=[job.id], followers=followers)
         late = lags(client, loaded, since)
         written = len(client.call("GET", f"/v1/jobs/{job.id}/checkpoints")["data"])
         step = service.step(job.id)
