@@ -22,6 +22,8 @@ LIGHT = (
     2_000_000  # multiplications that take less than a tenth of a millisecond, about what a hand-over costs
 )
 LARGEST_BATCH = 256  # images; more are no faster an image, and the first of them would wait for the last
+# images: in one batch of so many an image takes a quarter of what it does alone, and more would hardly make it less
+WORTH_BATCHING = 8
 
 
 class Overloaded(Unavailable):
@@ -146,8 +148,10 @@ def is_light(network: Runs, images: int) -> bool:
 
 
 def room(network: Runs) -> int:
-    """How many images go together that came at one time: as many as are light, or as the thread takes."""
-    return LIGHT // network.cost or LARGEST_BATCH
+    """How many images go together that came at one time: as many as are light, or as the thread takes where those would
+    be too few for a network to gain by being run on several."""
+    light = LIGHT // network.cost
+    return light if light >= WORTH_BATCHING else LARGEST_BATCH
 
 
 def _run(batch: list[_Waiting]) -> None:

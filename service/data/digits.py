@@ -24,7 +24,7 @@ from service.data.layout import Shape
 from service.data.pictures import Grey, Picture, border, decode, padded, quantile
 from service.errors import FieldError, Invalid
 
-PREPROCESSING_VERSION = "3"  # stored with each model; raised when the same picture gives other pixels
+PREPROCESSING_VERSION = "4"  # stored with each model; raised when the same picture gives other pixels
 
 Mode = Literal["auto", "mnist", "none"]
 Scale = Literal["byte", "unit"]
@@ -157,8 +157,16 @@ def _said(value: object) -> str:
 # From a picture to MNIST
 
 
-def _third(picture: Picture, mode: Mode) -> Digit:
+def _fourth(picture: Picture, mode: Mode) -> Digit:
     return _prepared(picture, mode, placed)
+
+
+def _third(picture: Picture, mode: Mode) -> Digit:
+    def placed_whole(pixels: Grey) -> Grey | None:
+        is_taken = _is_there(_off(pixels)) or not border(pixels > DARK).any()
+        return placed(pixels) if is_taken else None
+
+    return _prepared(picture, mode, placed_whole)
 
 
 def _second(picture: Picture, mode: Mode) -> Digit:
@@ -171,9 +179,10 @@ def _prepared(picture: Picture, mode: Mode, place: Callable[[Grey], Grey | None]
     if mode == "none":
         return _as_it_is(picture, resized(grey, SIDE, SIDE).round().astype(np.uint8), grey, None)
     if mode == "auto" and grey.shape == (SIDE, SIDE):
-        light = quantile(border(grey)) > 127
+        paper = quantile(border(grey))
+        light = paper > 127
         pixels = 255 - grey if light else grey
-        taken = place(pixels) if quantile(border(pixels)) <= DARK else None
+        taken = place(pixels) if min(paper, 255 - paper) <= DARK else None
         if taken is not None:
             return _as_it_is(picture, taken, pixels, "dark_on_light" if light else "light_on_dark")
     found = ink.find(grey)
@@ -188,19 +197,18 @@ def _first(picture: Picture, mode: Mode) -> Digit:
     return Digit(pixels.reshape(PIXELS), tuple(warnings))
 
 
-VERSIONS: dict[str, Callable[[Picture, Mode], Digit]] = {"1": _first, "2": _second, "3": _third}
+VERSIONS: dict[str, Callable[[Picture, Mode], Digit]] = {"1": _first, "2": _second, "3": _third, "4": _fourth}
+MOVING = frozenset(("3", "4"))  # versions that move what lies elsewhere in 28 x 28
 
 
 def placed(pixels: Grey) -> Grey | None:
     """Ink on black, uint8 (28, 28), where MNIST has it, if it is as large as there; None if it is not. What lies about
-    there stays as it is, as every picture of MNIST does. What lies elsewhere, whole, is moved by whole pixels: to draw it
-    anew would take twenty times as long and blur it."""
+    there stays as it is, as every picture of MNIST does. What lies elsewhere is moved by whole pixels: to draw it anew would
+    take twenty times as long and blur it, and what the picture's edge has cut off would be stretched besides."""
     off = _off(pixels)
     if off is None or _is_there(off):
         return None if off is None else pixels
     left, top, width, height = cv2.boundingRect((pixels > DARK).view(np.uint8))
-    if min(left, top, SIDE - left - width, SIDE - top - height) == 0:
-        return None  # some of it may be missing
     x, y = (
         min(max(round(at - by), 0), SIDE - side)
         for at, by, side in zip((left, top), off, (width, height), strict=True)

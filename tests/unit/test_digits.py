@@ -135,10 +135,15 @@ def test_28_by_28_stays_inside_when_it_is_moved() -> None:
 
 
 @pytest.mark.parametrize("at", [(0.0, 0.05), (0.3, 0.0), (0.65, 0.4)])
-def test_28_by_28_that_may_be_cut_off_is_normalised(at: tuple[float, float]) -> None:
-    pixels = square(read(encoded(seven(28, ink=255, paper=0, at=at))))
-    assert max(map(np.ptp, np.nonzero(pixels))) + 1 == 20
-    assert abs(pixels.sum(axis=1) @ np.arange(28) / pixels.sum() - 14) <= 0.5
+def test_28_by_28_that_may_be_cut_off_is_moved_and_said_to_touch(at: tuple[float, float]) -> None:
+    picture = np.asarray(seven(28, ink=255, paper=0, at=at))
+    digit = read(encoded(Image.fromarray(picture)))
+    assert digit.warnings == ("touches_edge",)
+    assert sorted(digit.pixels.tolist()) == sorted(picture.ravel().tolist())  # as it is
+    columns, rows = (np.flatnonzero(square(digit).any(axis=axis)) for axis in (0, 1))
+    assert min(columns[0], rows[0]) > 0
+    drawn_anew = digits.prepare(picture, version="3").pixels.reshape(28, 28)
+    assert max(map(np.ptp, np.nonzero(drawn_anew))) + 1 == 20
 
 
 def test_28_by_28_of_another_size_is_normalised() -> None:

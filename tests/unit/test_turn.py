@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from service.api.express.quick import Pictures
 from service.api.express.turn import Question, Turn
-from service.batcher import LIGHT, Overloaded, Runs
+from service.batcher import LIGHT, WORTH_BATCHING, Overloaded, Runs
 from service.classifier import Loaded
 from service.inference import Floats
 
@@ -106,11 +106,12 @@ def test_models_and_kinds_are_not_mixed() -> None:
 
 
 def test_no_more_at_a_time_than_are_light() -> None:
-    network = First(cost=LIGHT // 3)
+    network = First(cost=LIGHT // WORTH_BATCHING)
     model = loaded(network)
-    found = answered(*[(model, of(label)) for label in range(8)])
-    assert network.asked == [3, 3, 2]
-    assert [told(each)[1] for each in found] == [[label] for label in range(8)]
+    labels = [number % 10 for number in range(2 * WORTH_BATCHING + 3)]
+    found = answered(*[(model, of(label)) for label in labels])
+    assert network.asked == [WORTH_BATCHING, WORTH_BATCHING, 3]
+    assert [told(each)[1] for each in found] == [[label] for label in labels]
 
 
 def test_the_last_of_a_turn_is_not_kept_waiting() -> None:
@@ -166,8 +167,9 @@ class Thread:
                 answer.set_exception(error)
 
 
-def test_what_takes_long_is_run_by_a_thread_together() -> None:
-    thread, network, broken = Thread(), First(cost=LIGHT + 1), Broken(cost=LIGHT + 1)
+@pytest.mark.parametrize("cost", [LIGHT, LIGHT + 1])  # one by itself would be light, or not
+def test_what_takes_long_is_run_by_a_thread_together(cost: int) -> None:
+    thread, network, broken = Thread(), First(cost), Broken(LIGHT + 1)
     slow, fails, quick = loaded(network), loaded(broken, "model_2"), loaded(First(), "model_3")
     found: dict[str, bytes | None] = {}
 

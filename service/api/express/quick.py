@@ -117,7 +117,7 @@ def _blanks(pixels: NDArray[Any]) -> Sequence[Sequence[str]]:
 def _png(file: bytes, version: str) -> Pictures | None:
     """Of a file that holds a header, one piece of data and an end. A digit as large as MNIST's, on black, is
     moved at most."""
-    if version != PREPROCESSING_VERSION:
+    if version not in digits.MOVING:
         return None
     length = int.from_bytes(file[33:37], "big")
     end = _DATA + length + 4
