@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from service import answers, checkpoints
 from service.checkpoints import CorruptCheckpoint
 from service.data.first import SIDE
-from service.inference import Floats, softmax
+from service.inference import Floats, softmax_and_largest
 
 FORMAT = 1  # of a calibration's JSON
 MIN_EXAMPLES = 1000  # fewer tell nothing of the thousandth that a coverage of 0.999 leaves out
@@ -51,7 +51,7 @@ class Predicted:
         self._calibration, self._pixels, self._logits = calibration, pixels, logits
         self._temperature = 1.0 if calibration is None else calibration.temperature
         self.labels: list[int]
-        self.confidences: list[float]
+        self.confidences: list[float] | Floats
         """of the likeliest classes"""
         self.probabilities: Floats
         """(n, classes), calibrated where the model is"""
@@ -60,8 +60,8 @@ class Predicted:
             self.labels, self.confidences = [label], [shares[label]]
             self.probabilities = np.array([shares], np.float32)
         else:
-            self.labels, self.probabilities = logits.argmax(axis=1).tolist(), softmax(self._softened)
-            self.confidences = self.probabilities.max(axis=1).tolist()
+            self.labels = logits.argmax(axis=1).tolist()
+            self.probabilities, self.confidences = softmax_and_largest(self._softened)
 
     @property
     def _softened(self) -> Floats:

@@ -129,11 +129,17 @@ def log_softmax(logits: Floats) -> Floats:
 def softmax(logits: Floats) -> Floats:
     """exp(a_k) / sum over classes j of exp(a_j), along the last axis. Shifted by the largest, so that
     nothing overflows."""
+    return softmax_and_largest(logits)[0]
+
+
+def softmax_and_largest(logits: Floats) -> tuple[Floats, Floats]:
+    """The same, and the largest share of each, without that axis: what is 1 before all are divided."""
     # the reductions themselves: the arrays' methods of that name take as long again, of ten numbers
     shares: Floats = logits - np.maximum.reduce(logits, axis=-1, keepdims=True)
     np.exp(shares, out=shares)
-    shares /= np.add.reduce(shares, axis=-1, keepdims=True)
-    return shares
+    largest: Floats = np.float32(1) / np.add.reduce(shares, axis=-1)
+    shares *= largest[..., np.newaxis]
+    return shares, largest
 
 
 def _relu(a: Floats) -> Floats:

@@ -14,7 +14,7 @@ from array import array
 from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,6 +33,7 @@ OTHER: Final = 0  # what stands for a status that is not listed
 UNMATCHED: Final = ("", "unmatched")  # of requests that reach no route: refused before, or none is there
 ACTIONS: Final = ("taken_back", "rung_again", "collected")
 SHARE_SECONDS: Final = 0.5  # between two copies
+_BOUNDS = np.array(CONFIDENCES)
 _FEW = 16  # predictions that are sooner counted one by one than as an array
 
 Route = tuple[str, str]  # method, template
@@ -134,7 +135,7 @@ class Meter:
         cells[start + _SECONDS_SUM] += seconds
         cells[start + _STATUSES + _STATUS_AT.get(status, 0)] += 1.0
 
-    def predicted(self, labels: Sequence[int], confidences: Sequence[float]) -> None:
+    def predicted(self, labels: Sequence[int], confidences: Sequence[float] | NDArray[Any]) -> None:
         """What a model has said of images. Any thread may tell."""
         if len(labels) > _FEW:
             self._predicted_many(labels, confidences)
@@ -149,11 +150,11 @@ class Meter:
         cells[_CONFIDENCES + bisect_left(CONFIDENCES, confidence)] += 1.0
         cells[_CONFIDENCE_SUM] += confidence
 
-    def _predicted_many(self, labels: Sequence[int], confidences: Sequence[float]) -> None:
+    def _predicted_many(self, labels: Sequence[int], confidences: Sequence[float] | NDArray[Any]) -> None:
         by_label = np.bincount(labels, minlength=CLASSES).tolist()
-        places = np.searchsorted(CONFIDENCES, confidences)
-        by_place = np.bincount(places, minlength=len(CONFIDENCES) + 1).tolist()
-        total, cells = sum(confidences), self._cells
+        values = np.asarray(confidences)
+        by_place = np.bincount(_BOUNDS.searchsorted(values), minlength=len(CONFIDENCES) + 1).tolist()
+        total, cells = float(np.add.reduce(values)), self._cells
         for start, counts in ((_LABELS, by_label), (_CONFIDENCES, by_place)):
             for place, count in enumerate(counts, start):
                 cells[place] += count

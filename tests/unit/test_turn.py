@@ -61,8 +61,9 @@ def told(answer: bytes | None) -> tuple[str, list[int], list[list[str]]]:
     )
 
 
-def answered(*asked: tuple[Loaded, Pictures]) -> list[bytes | None]:
-    """The answers to all of a turn's questions, in their order, none before the turn's end."""
+def answered(*asked: tuple[Loaded, Pictures], is_enough: bool = False) -> list[bytes | None]:
+    """The answers to all of a turn's questions, in their order, none before the turn's end or the last of them that
+    `is_enough`."""
 
     async def turned() -> list[bytes | None]:
         turn, found = Turn(never), dict[int, bytes | None]()
@@ -73,7 +74,7 @@ def answered(*asked: tuple[Loaded, Pictures]) -> list[bytes | None]:
                 found[number] = answer
 
             turn.add(Question(model, pictures, noted), is_last=False)
-        assert not found
+        assert len(found) == is_enough * len(asked)
         await asyncio.sleep(0)
         return [found[number] for number in range(len(asked))]
 
@@ -108,10 +109,25 @@ def test_models_and_kinds_are_not_mixed() -> None:
 def test_no_more_at_a_time_than_are_light() -> None:
     network = First(cost=LIGHT // WORTH_BATCHING)
     model = loaded(network)
-    labels = [number % 10 for number in range(2 * WORTH_BATCHING + 3)]
-    found = answered(*[(model, of(label)) for label in labels])
-    assert network.asked == [WORTH_BATCHING, WORTH_BATCHING, 3]
-    assert [told(each)[1] for each in found] == [[label] for label in labels]
+    few, many = [1, 2, 3], list(range(WORTH_BATCHING))
+    found = answered((model, of(*few)), (model, of(*many)), is_enough=True)
+    assert network.asked == [len(few), len(many)]
+    assert [told(each)[1] for each in found] == [few, many]
+
+
+def test_what_is_enough_to_be_run_waits_for_no_others() -> None:
+    network = First(cost=LIGHT // WORTH_BATCHING)
+    model, turn, found = loaded(network), Turn(never), list[bytes | None]()
+
+    async def turned() -> None:
+        for _ in range(2 * WORTH_BATCHING):
+            turn.add(Question(model, of(1), found.append), is_last=False)
+        assert len(found) == 15
+        await asyncio.sleep(0)
+
+    asyncio.run(turned())
+    assert network.asked == [5, 5, 5, 1]
+    assert len(found) == 16
 
 
 def test_the_last_of_a_turn_is_not_kept_waiting() -> None:

@@ -108,7 +108,9 @@ def _lists(body: bytes, pictures: int) -> int:
 def _blanks(pixels: NDArray[Any]) -> Sequence[Sequence[str]]:
     if len(pixels) == 1 and np.maximum.reduce(pixels[0]) >= digits.BLANK_BELOW and not pixels[0, 0]:
         return ((),)
-    spread = np.maximum.reduce(pixels, axis=1) - np.minimum.reduce(pixels, axis=1)
+    spread = np.maximum.reduce(pixels, axis=1)
+    if pixels[:, 0].any():  # else the least of each is 0
+        spread = spread - np.minimum.reduce(pixels, axis=1)
     if np.minimum.reduce(spread) >= digits.BLANK_BELOW:
         return ((),) * len(pixels)
     return [("blank",) if blank else () for blank in spread < digits.BLANK_BELOW]

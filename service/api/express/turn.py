@@ -46,18 +46,21 @@ class Turn:
     def __init__(self, queue: Queue) -> None:
         self._queue = queue
         self._questions: list[Question] = []
+        self._images = 0  # of all questions
 
     def add(self, question: Question, *, is_last: bool) -> None:
-        """`is_last` where no other can come in this turn."""
+        """`is_last` where no other can come in this turn. Nor are others waited for where there is enough to be run: what
+        was just read is still in a processor's cache."""
         self._questions.append(question)
-        if is_last:
+        self._images += len(question.pictures.pixels)
+        if is_last or self._images > room(question.loaded.network) // 2:
             self.end()
         elif len(self._questions) == 1:
             asyncio.get_running_loop().call_soon(self.end)
 
     def end(self) -> None:
         """Answer what there is, in the order of each kind, or have it run."""
-        questions, self._questions = self._questions, []
+        questions, self._questions, self._images = self._questions, [], 0
         for together in [questions] if len(questions) <= 1 else _kinds(questions):
             if together:
                 self._run(together)
