@@ -88,7 +88,7 @@ class Loaded:
         """What the model says of pictures, (n, 784) from 0 to 255, by its network's logits of them."""
         found = confidence.predicted(logits, pixels, self.calibration)
         if len(found.labels) == 1:
-            self.meter.predicted_one(found.labels[0], found.confidences[0])
+            self.meter.predicted_one(found.labels[0], float(found.confidences[0]))
         else:
             self.meter.predicted(found.labels, found.confidences)
         return found

@@ -51,14 +51,14 @@ class Predicted:
         self._calibration, self._pixels, self._logits = calibration, pixels, logits
         self._temperature = 1.0 if calibration is None else calibration.temperature
         self.labels: list[int]
-        self.confidences: list[float] | Floats
-        """of the likeliest classes"""
         self.probabilities: Floats
         """(n, classes), calibrated where the model is"""
+        self.confidences: Floats
+        """(n,) of the likeliest classes"""
         if len(logits) == 1:
             label, shares = _of_one(logits[0].tolist(), self._temperature)
-            self.labels, self.confidences = [label], [shares[label]]
-            self.probabilities = np.array([shares], np.float32)
+            self.labels, self.probabilities = [label], np.array([shares], np.float32)
+            self.confidences = self.probabilities[0, label : label + 1]
         else:
             self.labels = logits.argmax(axis=1).tolist()
             self.probabilities, self.confidences = softmax_and_largest(self._softened)

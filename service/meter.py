@@ -135,12 +135,12 @@ class Meter:
         cells[start + _SECONDS_SUM] += seconds
         cells[start + _STATUSES + _STATUS_AT.get(status, 0)] += 1.0
 
-    def predicted(self, labels: Sequence[int], confidences: Sequence[float] | NDArray[Any]) -> None:
-        """What a model has said of images. Any thread may tell."""
+    def predicted(self, labels: Sequence[int], confidences: NDArray[Any]) -> None:
+        """What a model has said of n images, and its (n,) confidences. Any thread may tell."""
         if len(labels) > _FEW:
             self._predicted_many(labels, confidences)
             return
-        for label, confidence in zip(labels, confidences, strict=True):
+        for label, confidence in zip(labels, confidences.tolist(), strict=True):
             self.predicted_one(label, confidence)
 
     def predicted_one(self, label: int, confidence: float) -> None:
@@ -150,11 +150,10 @@ class Meter:
         cells[_CONFIDENCES + bisect_left(CONFIDENCES, confidence)] += 1.0
         cells[_CONFIDENCE_SUM] += confidence
 
-    def _predicted_many(self, labels: Sequence[int], confidences: Sequence[float] | NDArray[Any]) -> None:
+    def _predicted_many(self, labels: Sequence[int], confidences: NDArray[Any]) -> None:
         by_label = np.bincount(labels, minlength=CLASSES).tolist()
-        values = np.asarray(confidences)
-        by_place = np.bincount(_BOUNDS.searchsorted(values), minlength=len(CONFIDENCES) + 1).tolist()
-        total, cells = float(np.add.reduce(values)), self._cells
+        by_place = np.bincount(_BOUNDS.searchsorted(confidences), minlength=len(CONFIDENCES) + 1).tolist()
+        total, cells = float(np.add.reduce(confidences)), self._cells
         for start, counts in ((_LABELS, by_label), (_CONFIDENCES, by_place)):
             for place, count in enumerate(counts, start):
                 cells[place] += count

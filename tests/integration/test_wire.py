@@ -142,7 +142,7 @@ def test_chunks_and_large_bodies_go_the_long_way(reading: Live, answers: list[bo
             b"POST /v1/predict HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n" + chunks
         )
         assert label(answer(connection)) == 7
-        connection.sendall(request(b" " * 300_000 + JSON))
+        connection.sendall(request(b" " * 600_000 + JSON))
         assert label(answer(connection)) == 7
     assert answers == []
 

@@ -6,6 +6,7 @@ import sys
 import timeit
 from concurrent.futures import ThreadPoolExecutor
 
+import numpy as np
 import pytest
 
 from service.meter import BATCHES, CONFIDENCES, GONE, UNMATCHED, Meter
@@ -20,7 +21,7 @@ def test_each_count_goes_where_it_belongs() -> None:
     meter.answered(number, 200, 99.0)
     meter.answered(number, 418, 0.001)
     meter.answered(meter.route("GET", "/elsewhere"), GONE, 0.0)
-    meter.predicted([3], [0.95])
+    meter.predicted([3], np.array([0.95]))
     meter.ran(4)
     meter.waiting(5)
     meter.acted("rung_again", 3)
@@ -48,8 +49,8 @@ def test_many_predictions_are_counted_as_one_by_one_they_would_be() -> None:
     confidences = [0.01 * number + 0.005 for number in range(99)] + [1.0]
     one_by_one, at_once = Meter(), Meter()
     for label, confidence in zip(labels, confidences, strict=True):
-        one_by_one.predicted([label], [confidence])
-    at_once.predicted(labels, confidences)
+        one_by_one.predicted([label], np.array([confidence]))
+    at_once.predicted(labels, np.array(confidences))
     assert at_once.read().labels == one_by_one.read().labels
     assert at_once.read().confidences.counts == one_by_one.read().confidences.counts
     assert at_once.read().confidences.sum == pytest.approx(one_by_one.read().confidences.sum)

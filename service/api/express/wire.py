@@ -15,7 +15,7 @@ from service.api.guards.access import Visitor
 from service.api.guards.limits import POLICY, SECURITY
 
 _SECURITY = b"".join(b"%s: %s\r\n" % pair for pair in (*SECURITY, POLICY))
-LARGEST = 256 * 1024  # bytes of a body that is kept here until it is whole
+LARGEST = 512 * 1024  # bytes of a body that is kept here until it is whole: 64 pictures in JSON take 350,000
 
 
 class Wire(HttpToolsProtocol):

@@ -321,16 +321,15 @@ def described(
 ) -> list[dict[str, Any]]:
     """What everybody is told about each image. Those that are to be `judged` may turn out to be no digit: pictures
     are; numbers have been made by a program, and to look at them costs as much as the network."""
-    flags = (found.flagged & judged).tolist() if any(judged) else judged
-    rows = zip(found.labels, found.probabilities, flags, warnings, strict=True)
+    if any(judged):
+        flags = (found.flagged & judged).tolist()
+        warnings = [
+            [*odd, "not_a_digit"] if flagged else odd for odd, flagged in zip(warnings, flags, strict=True)
+        ]
+    rows = zip(found.labels, found.probabilities, found.confidences, warnings, strict=True)
     return [
-        {
-            "label": label,
-            "confidence": row[label],
-            "probabilities": row,
-            "warnings": [*odd, "not_a_digit"] if flagged else odd,
-        }
-        for label, row, flagged, odd in rows
+        {"label": label, "confidence": confidence, "probabilities": row, "warnings": odd}
+        for label, row, confidence, odd in rows
     ]
 
 
