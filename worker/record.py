@@ -80,6 +80,7 @@ class Record:
         )
 
     def poll_due(self) -> bool:
+        """Whatever was written meanwhile: what a checkpoint has written is not asked whether the job is to stop."""
         if time.monotonic() - self._polled_at < POLL_SECONDS:
             return False
         self._polled_at = time.monotonic()
@@ -95,7 +96,7 @@ class Record:
             points = []  # the first word, that it trains, is the shortest: they come with the next
         else:
             self._points, self._figures, self._curves = [], [], []
-        self._written_at = self._polled_at = time.monotonic()
+        self._written_at = time.monotonic()
         return self._progress(report), points, figures, curves
 
     def _progress(self, report: Report) -> dict[str, Any]:

@@ -13,6 +13,7 @@ import uvicorn
 from threadpoolctl import threadpool_limits
 
 from service.api.app import create_app, new_meter
+from service.api.door import Door
 from service.api.express.express import Express
 from service.api.express.wire import Wire
 from service.api.fleet import STARTUP_FAILURE, Fleet
@@ -31,8 +32,11 @@ log = logging.getLogger(__name__)
 class Server(uvicorn.Server):
     """One that says where it listens, and ends event streams first when it is told to stop."""
 
-    def __init__(self, settings: Settings, meter: Meter | None = None, *, announces: bool = True) -> None:
-        self._announces = announces
+    def __init__(self, settings: Settings, meter: Meter | None = None, *, is_alone: bool = True) -> None:
+        """`is_alone` where no sibling takes connections of the same socket: it says where it listens, and leaves none for
+        others."""
+        self._is_alone = is_alone
+        self._door: Door | None = None
         meter = meter or new_meter()
         self.application = create_app(settings, meter)
         super().__init__(
@@ -52,12 +56,19 @@ class Server(uvicorn.Server):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
         gc.freeze()  # what is there by now stays: a collection during a request need not walk it
-        if self._announces:
-            announce(self.servers[0].sockets[0])
+        if self._is_alone:
+            listening = self.servers[0].sockets[0]
+            self._door = Door(listening.fileno(), self._protocol)
+            announce(listening)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        if self._door is not None:
+            self._door.close()
         self.application.state.context.feed.stop()
         await super().shutdown(sockets)
+
+    def _protocol(self) -> Wire:
+        return Wire(config=self.config, server_state=self.server_state, app_state=self.lifespan.state)
 
     @property
     def address(self) -> str:
@@ -92,7 +103,7 @@ def serve(settings: Settings) -> None:
     def work(listening: socket.socket, number: int) -> None:
         signal.signal(signal.SIGTERM, _leave)
         meter.take(number)
-        Server(settings, meter, announces=False).run(sockets=[listening])
+        Server(settings, meter, is_alone=False).run(sockets=[listening])
 
     try:
         fleet = Fleet(settings.host, settings.port, settings.api_processes, work)

@@ -24,6 +24,7 @@ SMALL: dict[str, Any] = {  # some seconds, with checkpoints in the middle of an 
     "evaluation": {"every_steps": 500},
     "checkpoints": {"every_epochs": None, "every_steps": 250, "min_seconds": 0},
 }
+SOME_TIME: dict[str, Any] = {**SMALL, "epochs": 20}  # seconds on a fast machine as well
 LONG: dict[str, Any] = {**SMALL, "epochs": 500}
 
 
@@ -84,8 +85,8 @@ def test_the_lectures_first_classifier(service: Service, monkeypatch: pytest.Mon
 
 
 def test_pause_and_resume_change_nothing(service: Service) -> None:
-    undisturbed = hash_of(service, SMALL)
-    job = service.start(SMALL, at_step=100)
+    undisturbed = hash_of(service, SOME_TIME)
+    job = service.start(SOME_TIME, at_step=100)
     service.client.jobs.pause(job.id)
     until(lambda: service.client.jobs.get(job.id).state == "paused", "the job is paused", 10)
     service.client.jobs.resume(job.id)
