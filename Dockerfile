@@ -32,7 +32,7 @@ FROM build AS api-build
 RUN --mount=type=cache,target=/root/.cache/uv \
     --mount=type=bind,source=pyproject.toml,target=pyproject.toml \
     --mount=type=bind,source=constraints.txt,target=constraints.txt \
-    uv pip install --requirements pyproject.toml --constraints constraints.txt
+    uv pip install --requirements pyproject.toml --extra otel --constraints constraints.txt
 RUN --mount=type=bind,from=wheel,source=/wheel,target=/wheel \
     uv pip install --no-deps /wheel/*.whl
 RUN --mount=type=cache,target=/root/.cache/uv \
@@ -44,7 +44,7 @@ FROM build AS worker-build
 RUN --mount=type=cache,target=/root/.cache/uv \
     --mount=type=bind,source=pyproject.toml,target=pyproject.toml \
     --mount=type=bind,source=constraints.txt,target=constraints.txt \
-    uv pip install --requirements pyproject.toml --extra train --constraints constraints.txt
+    uv pip install --requirements pyproject.toml --extra train --extra otel --constraints constraints.txt
 RUN --mount=type=bind,from=wheel,source=/wheel,target=/wheel \
     uv pip install --no-deps /wheel/*.whl
 RUN --mount=type=cache,target=/root/.cache/uv \
@@ -56,7 +56,7 @@ FROM build AS worker-cpu-build
 RUN --mount=type=cache,target=/root/.cache/uv \
     --mount=type=bind,source=pyproject.toml,target=pyproject.toml \
     --mount=type=bind,source=constraints.txt,target=constraints.txt \
-    uv pip install --requirements pyproject.toml --extra train --constraints constraints.txt --torch-backend cpu
+    uv pip install --requirements pyproject.toml --extra train --extra otel --constraints constraints.txt --torch-backend cpu
 RUN --mount=type=bind,from=wheel,source=/wheel,target=/wheel \
     uv pip install --no-deps /wheel/*.whl
 RUN --mount=type=cache,target=/root/.cache/uv \

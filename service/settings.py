@@ -89,7 +89,7 @@ class Settings(BaseSettings):
         int | None,
         Field(
             ge=1,
-            description="Bytes of checkpoints and batches of one API key beyond which it submits no more of them (409).",
+            description="Bytes of checkpoints, batches and datasets of one API key beyond which it submits no more of them (409).",
         ),
     ] = None
     api_device: Annotated[

@@ -12,10 +12,11 @@ from sqlalchemy import ColumnElement, Connection, delete, exists, insert, or_, s
 from service.data.uploaded import Malformed, Uploaded, decode
 from service.errors import Conflict, FieldError, Invalid, NotFound
 from service.spec import TrainingSpec
-from service.store import blobs, tables
+from service.store import blobs, keys, tables
 from service.store.blobs import Damaged
 from service.store.database import Database, insert_new, now
 from service.store.identifiers import new_id
+from service.store.keys import Submitter
 from service.store.tables import dataset, job_dataset
 
 Source = Literal["idx", "npz", "pictures", "feedback"]
@@ -42,12 +43,20 @@ class Dataset:
     test_examples: int
     classes: dict[str, list[int]]
     created_at: float
+    key_id: str | None
 
 
 def add(
-    db: Database, content: Uploaded, *, name: str, source: Source, preprocessing: str | None = None
+    db: Database,
+    content: Uploaded,
+    *,
+    name: str,
+    source: Source,
+    preprocessing: str | None = None,
+    submitter: Submitter | None = None,
 ) -> tuple[Dataset, bool]:
-    """Store a dataset. Returns it, and whether it is new: what has been stored under this name before is it."""
+    """Store a dataset. Returns it, and whether it is new: what has been stored under this name before is it. Raises
+    Conflict if the submitter has no room for it."""
     with db.read() as connection:
         known = _same(connection, name, content.sha256)
     if known is not None:
@@ -60,6 +69,8 @@ def add(
         known = _same(connection, name, content.sha256)
         if known is not None:
             return known, False
+        if submitter is not None:
+            keys.require_room(connection, submitter, len(data))
         blobs.require(connection, {blob: len(data)})
         values = {
             "id": new_id("ds"),
@@ -74,6 +85,7 @@ def add(
             "test_examples": len(content.test_labels),
             "classes": content.classes,
             "created_at": now(),
+            "key_id": None if submitter is None else submitter.key_id,
         }
         row = connection.execute(insert(dataset).values(values).returning(*dataset.c)).one()
         return Dataset(**row._mapping), True

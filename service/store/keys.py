@@ -13,7 +13,7 @@ from sqlalchemy import Connection, case, func, insert, or_, select, update
 from service.errors import Conflict, NotFound, TooManyRequests, Unauthenticated
 from service.keys import Scope, Secret
 from service.store.database import Database, insert_new, now
-from service.store.tables import api_key, batch, checkpoint, job
+from service.store.tables import api_key, batch, checkpoint, dataset, job
 
 USED_SECONDS = 60.0  # how exactly it is told when a key was last used: a write a request would be too much
 QUOTA_RETRY_SECONDS = 30
@@ -231,8 +231,8 @@ def _require_room(connection: Connection, submitter: Submitter, size: int) -> No
     kept = _stored(connection, key_id)
     if kept + size > limit:
         raise Conflict(
-            f"checkpoints and batches of the API key {key_id} take {kept:,} bytes, its limit is {limit:,}: delete jobs "
-            "and batches that are not needed, keep fewer checkpoints, or ask an admin for a key with a higher limit",
+            f"checkpoints, batches and datasets of the API key {key_id} take {kept:,} bytes, its limit is {limit:,}: "
+            "delete those that are not needed, keep fewer checkpoints, or ask an admin for a key with a higher limit",
             code="stored_bytes_quota",
         )
 
@@ -245,11 +245,15 @@ def _queued(connection: Connection, key_id: str) -> int:
 
 
 def _stored(connection: Connection, key_id: str) -> int:
-    """Of checkpoints; and of batches, whose body is let go of when they end."""
+    """Of checkpoints and datasets; and of batches, whose body is let go of when they end."""
     kept = checkpoint.c.weights_size + func.coalesce(checkpoint.c.state_size, 0)
     body = case((batch.c.body_blob.is_not(None), batch.c.body_size), else_=0)
     sums = (
         select(func.coalesce(func.sum(size), 0)).where(table.c.key_id == key_id)
-        for table, size in ((checkpoint, kept), (batch, body + batch.c.results_size))
+        for table, size in (
+            (checkpoint, kept),
+            (batch, body + batch.c.results_size),
+            (dataset, dataset.c.size),
+        )
     )
     return sum(int(connection.execute(each).scalar_one()) for each in sums)

@@ -263,7 +263,14 @@ dataset = Table(  # that somebody uploaded, or made of feedback; it never change
     Column("test_examples", Integer, nullable=False),
     Column("classes", _json, nullable=False),  # examples of each label, by part
     Column("created_at", Double, nullable=False),
+    Column("key_id", _id),  # of the API key that stored it
     UniqueConstraint("name", "sha256"),
+    Index(
+        "ix_dataset_key_id",
+        "key_id",
+        sqlite_where=text("key_id IS NOT NULL"),
+        postgresql_where=text("key_id IS NOT NULL"),
+    ),
 )
 
 job_dataset = Table(  # what a job learns from; it stays while its model does, also when the job is deleted

@@ -20,6 +20,7 @@ from service.settings import Settings
 from service.store import keys, schema
 from service.store.database import Database
 from service.store.keys import Limits
+from tests.archives import examples, of_idx
 from tests.integration.conftest import Live, eventually, serving
 from tests.integration.test_api_express import JSON
 from tests.integration.test_wire import answer, connected, request
@@ -370,6 +371,30 @@ def test_the_quota_of_bytes_counts_batches(
         address = f"/v1/batches/{first.json()['id']}"
         live.http.post(f"{address}/cancel", headers=bearer(secret)).raise_for_status()
         assert send(secret).status_code == 202
+
+
+def test_the_quota_of_bytes_counts_datasets(
+    database_url: str, tmp_path: Path, settings_for: Callable[..., Settings]
+) -> None:
+    settings = settings_for(tmp_path, auth="on", database_url=database_url, key_stored_bytes=50_000)
+    with locked(settings) as (live, _):
+        secret, other = made(live.db, "train"), made(live.db, "train")
+
+        def upload(holder: Secret, seed: int) -> httpx.Response:
+            data = of_idx(examples(40, seed=seed), examples(5))
+            return live.http.post(f"/v1/datasets?name=d{seed}", content=data, headers=bearer(holder))
+
+        first = upload(secret, 1)
+        assert first.status_code == 201
+        before = live.trace()
+        refused = upload(secret, 2)
+        assert (refused.status_code, refused.json()["code"]) == (409, "stored_bytes_quota")
+        assert "its limit is 50,000" in refused.json()["detail"]
+        assert live.trace() == before
+        assert upload(secret, 1).status_code == 200  # nothing new
+        assert upload(other, 2).status_code == 201
+        live.http.delete(f"/v1/datasets/{first.json()['id']}", headers=bearer(secret)).raise_for_status()
+        assert upload(secret, 3).status_code == 201
 
 
 def _job(live: Live, holder: Secret) -> str:

@@ -8,6 +8,7 @@ from service.api.bodies import RawBody
 from service.api.catalog import DatasetView
 from service.api.context import Wired
 from service.api.data.unpacking import unpacked
+from service.api.guards.access import Submitting
 from service.api.predictions.predictions import Preprocess
 from service.api.problems import documented
 from service.errors import BadRequest
@@ -57,6 +58,7 @@ def create(
     context: Wired,
     response: Response,
     raw: RawBody,
+    submitter: Submitting,
     name: Annotated[
         str, Query(pattern=NAME, description="What it is called; its versions share it.", examples=["mine"])
     ],
@@ -70,7 +72,12 @@ def create(
     with context.decoding:
         found = unpacked(raw, context.settings, preprocess or "auto")
         stored = datasets.add(
-            context.db, found.content, name=name, source=found.source, preprocessing=found.preprocessing
+            context.db,
+            found.content,
+            name=name,
+            source=found.source,
+            preprocessing=found.preprocessing,
+            submitter=submitter,
         )
     return answered(response, stored)
 

@@ -10,6 +10,7 @@ from service.api.bodies import JsonObject
 from service.api.catalog import DatasetView
 from service.api.context import Wired
 from service.api.data.datasets import NAME, STORED, answered
+from service.api.guards.access import Submitting
 from service.api.jobs.submissions import validated
 from service.api.predictions.included import png_url
 from service.api.problems import documented
@@ -113,14 +114,15 @@ def listed(
     responses={**STORED, **documented(400, 409, 413, 415, 507)},
     openapi_extra=_body("CollectRequest", {"name": "feedback"}),
 )
-def collected(context: Wired, payload: JsonObject, response: Response) -> DatasetView:
+def collected(context: Wired, payload: JsonObject, response: Response, submitter: Submitting) -> DatasetView:
     """Every labelled image, as a dataset that never changes: what is labelled or deleted later is in the next version.
     `{"dataset": {"uploads": ["ds_..."]}}` in a spec learns from it beside MNIST. If nothing has changed since the last
     time, that dataset is the answer."""
     name = validated(CollectRequest, payload).name
-    return answered(
-        response, datasets.add(context.db, feedback.examples(context.db), name=name, source="feedback")
+    stored = datasets.add(
+        context.db, feedback.examples(context.db), name=name, source="feedback", submitter=submitter
     )
+    return answered(response, stored)
 
 
 @router.get("/{sample_id}", summary="Look at a kept image", responses=documented(404))
