@@ -151,7 +151,8 @@ def test_what_each_image_installs() -> None:
         for instruction in stage.instructions
         if "--requirements" in instruction.value
     }
-    assert "--extra" not in installs["api-build"]
+    assert "--extra train" not in installs["api-build"]
+    assert all("--extra otel" in command for command in installs.values())
     assert "--extra train" in installs["worker-build"]
     assert "--torch-backend" not in installs["worker-build"]
     assert "--extra train" in installs["worker-cpu-build"]

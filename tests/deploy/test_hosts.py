@@ -2,16 +2,18 @@
 
 import json
 import subprocess
+import threading
 import uuid
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-import httpx
 import pytest
 import redis
 from sqlalchemy import make_url
 
+from bench.load import PREDICTIONS, load
 from service.client import Client
 from service.store import jobs
 from service.store.database import Database
@@ -19,7 +21,6 @@ from tests.acceptance.conftest import until
 from tests.deploy.deployment import BRIEF, START_SECONDS, Deployment, placed, require_redis
 from tests.deploy.files import composed
 from tests.deploy.front import Front, front
-from tests.deploy.load import under_load
 from tests.faults.servers import Cluster, postgres, redis_server
 
 pytestmark = pytest.mark.timeout(480)  # where others use the machine too
@@ -108,38 +109,38 @@ def answers(client: "redis.Redis") -> bool:
 
 
 def test_a_rolling_restart_fails_no_request_and_disturbs_no_job(scaled: Scaled) -> None:
+    """Under everything at once that `bench.load` asks for: predictions, submits, pages, followers of events."""
     deployment, before = scaled.deployment, scaled.front
-    with (
-        scaled.client() as client,
-        httpx.Client(headers={"Authorization": f"Bearer {scaled.key}"}, timeout=60) as http,
-    ):
+    with scaled.client() as client, ThreadPoolExecutor() as pool:
         undisturbed = client.jobs.wait(client.jobs.create(LONG).id)
         assert (undisturbed.state, undisturbed.attempt) == ("succeeded", 1)
-
-        def act() -> str | None:
-            digit = http.post(f"{before.url}/v1/predict", json={"images": [[0] * 784]})
-            listed = http.get(f"{before.url}/v1/jobs?limit=5")
-            return next(
-                (f"{got.status_code} {got.text}" for got in (digit, listed) if not got.is_success), None
-            )
-
-        with under_load(act) as load:
+        over = threading.Event()
+        loading = pool.submit(load, before.url, over, follow=[undisturbed.id], followers=2, key=scaled.key)
+        try:
             deployment.start("worker-2")  # the new one of each first, then the old one goes
             deployment.start("api-2")
             deployment.await_healthy("api-2")
             # its own check would see the first one too, which has a host of its own elsewhere
             until(lambda: len(scaled.workers()) == 2, "there are two workers", START_SECONDS)
-            disturbed = client.jobs.create(LONG)
+            disturbed = client.jobs.create(LONG, priority=10)
             until(lambda: (client.jobs.get(disturbed.id).progress.step or 0) > 100, "it trains", 60)
             assert deployment.stop(holder(scaled, disturbed.id)) == 0
             before.backends = (deployment.ports["api-2"],)
             assert deployment.stop("api") == 0, deployment.said("api")
             ended = client.jobs.wait(disturbed.id)
-        assert load.failed == []
-        assert load.done > 20
-    assert (ended.state, ended.attempt) == ("succeeded", 2)
-    assert ended.weights_sha256 == undisturbed.weights_sha256
-    assert len(scaled.workers()) == 1
+        finally:
+            over.set()
+        taken = loading.result()
+        assert not taken.failures
+        assert all(len(taken.milliseconds[kind]) > 20 for kind in (*PREDICTIONS, "page"))
+        assert taken.milliseconds["submit"]
+        assert (ended.state, ended.attempt) == ("succeeded", 2)
+        assert ended.weights_sha256 == undisturbed.weights_sha256
+        submitted = [client.jobs.wait(job.id) for job in client.jobs.list()]
+        assert {job.state for job in submitted} == {"succeeded"}
+        hashes = {(str(job.spec), job.weights_sha256) for job in submitted}
+        assert len(hashes) == len({spec for spec, _ in hashes}), "one spec, one outcome"
+        assert len(scaled.workers()) == 1
 
 
 def holder(scaled: Scaled, job_id: str) -> str:
