@@ -189,11 +189,10 @@ def test_a_full_disk(small_disk: tuple[Service, Path], fault: Fault) -> None:
     job = service.start(WIDE, at_step=1)
     until(lambda: httpx.get(stored.format(job.id)).json()["data"], "there is a checkpoint")
     ballast = disk / "ballast"
-    with ballast.open("wb") as file:
+    with ballast.open("wb", buffering=0) as file:  # nothing is left to be written as it is closed
         try:
             while True:
                 file.write(bytes(2**16))
-                file.flush()
         except OSError as error:
             fault.fired(str(error))
     job = service.client.jobs.wait(job.id)
