@@ -23,7 +23,7 @@ with atheris.instrument_imports(include=REACHED) if WITHIN in sys.argv else null
     from tests import readers
 
 CASE_SECONDS, MEMORY_MB, MAX_BYTES = 10, 1500, 16_384
-ROUND_SECONDS = 150  # of one process: what atheris counts with keeps some 4 kB a try for good
+ROUND_TRIES = 150_000  # of one process: what atheris counts with keeps some 4 kB a try for good
 
 
 def sought(kind: str, folder: Path, seconds: int) -> None:
@@ -35,8 +35,8 @@ def sought(kind: str, folder: Path, seconds: int) -> None:
         (corpus / str(number)).write_bytes(data)
     tokens.write_text("".join(f'"{_escaped(token)}"\n' for token in readers.ALL[kind].tokens))
     options = {
-        "max_total_time": seconds, "timeout": CASE_SECONDS, "rss_limit_mb": MEMORY_MB, "max_len": MAX_BYTES,
-        "dict": tokens, "artifact_prefix": f"{folder}/{kind}-", "print_final_stats": 1,
+        "max_total_time": seconds, "runs": ROUND_TRIES, "timeout": CASE_SECONDS, "rss_limit_mb": MEMORY_MB,
+        "max_len": MAX_BYTES, "dict": tokens, "artifact_prefix": f"{folder}/{kind}-", "print_final_stats": 1,
     }  # fmt: skip
     words = [sys.argv[0], str(corpus), *(f"-{name}={value}" for name, value in options.items())]
     atheris.Setup(words, readers.ALL[kind].holds)
@@ -53,7 +53,7 @@ def measure(kinds: list[str], folder: Path, seconds: int) -> int:
         tries, reached, until = 0, 0, time.monotonic() + seconds
         while (left := round(until - time.monotonic())) > 0:
             words = [sys.executable, "-m", "bench.readers", "--only", kind]
-            words += ["--seconds", str(min(left, ROUND_SECONDS)), WITHIN, str(folder)]
+            words += ["--seconds", str(left), WITHIN, str(folder)]
             done = subprocess.run(words, check=False, capture_output=True, text=True)
             said = done.stdout + done.stderr
             tried = re.findall(r"stat::number_of_executed_units:\s*(\d+)", said)
