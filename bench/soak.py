@@ -23,10 +23,13 @@ from tests.acceptance.test_main_job import SMALL
 from tests.faults.injections import NotNow, faults_of, inject
 from tests.faults.stack import STACKS, Stack, started
 
-SPECS: list[dict[str, Any]] = [{**SMALL, "seed": seed} for seed in range(3)]
+SPECS: list[dict[str, Any]] = [{**SMALL, "epochs": 16, "seed": seed} for seed in range(3)]
 OUTSTANDING = 6  # jobs that are queued or held at a time
 END_SECONDS = 300.0  # for what is left when the faults are over
 PAUSE_SECONDS = (1.0, 5.0)  # between two faults
+PATIENCE_SECONDS = (
+    60.0  # for what a fault would hit to be there: a worker that was killed comes back after up to 30
+)
 
 
 def submitted(stack: Stack, spec: dict[str, Any]) -> Job:
@@ -62,14 +65,24 @@ def disturb(
         for _ in range(OUTSTANDING - waiting(stack)):
             made.append(submitted(stack, SPECS[len(made) % len(SPECS)]).id)
         name = chance.choice(faults_of(stack))
-        try:
-            seen = inject(name, stack, chance)
-            fired[name] += 1
-        except NotNow as absent:
-            seen = f"not now {absent}"
+        seen = _patiently(name, stack, chance)
+        fired[name] += seen is not None
+        seen = seen or f"nothing was there to be hit within {PATIENCE_SECONDS:.0f} s"
         print(f"{time.monotonic() - began:6.0f} s  {name}: {seen}", flush=True)
         time.sleep(chance.uniform(*PAUSE_SECONDS))
     return made, fired
+
+
+def _patiently(name: str, stack: Stack, chance: random.Random) -> str | None:
+    """By what a fault was seen, which waits for what it hits; None if that was not there."""
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while True:
+        try:
+            return inject(name, stack, chance)
+        except NotNow:
+            if time.monotonic() > deadline:
+                return None
+            time.sleep(0.1)
 
 
 def differing(stack: Stack, made: list[str]) -> list[str]:
