@@ -16,13 +16,15 @@ import numpy as np
 import torch
 
 from bench.nondigits import KINDS, LETTERS, LOOKALIKES, drawn
-from service import confidence, presets, report
+from service import presets
 from service.checkpoints import encode_weights
-from service.confidence import Calibration, Predicted
 from service.data import datasets
 from service.data.datasets import Dataset
 from service.data.digits import PREPROCESSING_VERSION, Digit
-from service.inference import NumpyNetwork
+from service.figures import report
+from service.serving import confidence
+from service.serving.confidence import Calibration, Predicted
+from service.serving.inference import NumpyNetwork
 from service.settings import load as load_settings
 from service.spec import TrainingSpec
 from worker.committee import fit

@@ -25,8 +25,8 @@ from service.checkpoints import Snapshot, encode_weights
 from service.data.augment import SIDE, Augmenter
 from service.data.datasets import Dataset
 from service.data.digits import PREPROCESSING_VERSION
-from service.inference import NumpyNetwork
 from service.presets import PRESETS
+from service.serving.inference import NumpyNetwork
 from service.spec import TrainingSpec
 from worker.committee import fit
 from worker.device import place, set_threads, threads_for

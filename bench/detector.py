@@ -1,4 +1,4 @@
-"""Make service/not_a_digit.safetensors: the small network that tells a digit from anything else.
+"""Make service/serving/not_a_digit.safetensors: the small network that tells a digit from anything else.
 
     python -m bench.detector --minutes 20
 
@@ -27,14 +27,14 @@ from torch.nn import functional
 from bench import nondigits
 from bench.nondigits import KINDS
 from service import checkpoints
-from service.confidence import NOT_A_DIGIT_ABOVE, Detector
 from service.data import datasets, digits
 from service.data.augment import Augmenter
 from service.data.digits import SIDE
+from service.serving.confidence import NOT_A_DIGIT_ABOVE, Detector
 from service.settings import load as load_settings
 from service.spec import Augmentation, DatasetSpec
 
-OUTPUT = Path(__file__).parent.parent / "service" / "not_a_digit.safetensors"
+OUTPUT = Path(__file__).parent.parent / "service" / "serving" / "not_a_digit.safetensors"
 WIDTHS = (SIDE * SIDE // 4, 128, 64, 11)
 HELD_OUT = 5000
 FONTS = (

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from bench.serving import free_port
 from bench.serving import running as serving
-from service import broker
+from service.running import broker
 from service.settings import Settings
 from tests.acceptance.conftest import running
 from tests.fuzzing import PHASES, Findings, fuzz

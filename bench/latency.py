@@ -17,9 +17,11 @@ from pathlib import Path
 
 from celery import Celery
 
-from service import broker, logs, settings
+from service import settings
 from service.client import Client, Job
-from service.supervisor import Supervisor
+from service.observing import logs
+from service.running import broker
+from service.running.supervisor import Supervisor
 
 ROUNDS = 40
 BOUND = 3.0

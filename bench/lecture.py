@@ -22,12 +22,13 @@ from typing import Any
 import torch
 
 from bench import lecture_page
-from service import presets, report
+from service import presets
 from service.checkpoints import encode_weights
 from service.cli.training import parse_changes
 from service.data import datasets
 from service.data.datasets import Dataset
 from service.data.digits import PREPROCESSING_VERSION
+from service.figures import report
 from service.presets import LECTURE
 from service.settings import load as load_settings
 from service.spec import TrainingSpec

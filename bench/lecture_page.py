@@ -11,10 +11,12 @@ from typing import Any
 
 import numpy as np
 
-from service import answers, checkpoints, plots, report
+from service import checkpoints, plots
 from service.data import augment, datasets, simulated
 from service.data.datasets import Dataset
+from service.figures import report
 from service.presets import LECTURE
+from service.serving import answers
 from service.settings import load as load_settings
 from service.spec import TrainingSpec
 from worker.device import resolve

@@ -23,7 +23,7 @@ from PIL import Image
 
 from service.data import datasets, digits
 from service.data.datasets import Dataset
-from service.inference import NumpyNetwork
+from service.serving.inference import NumpyNetwork
 from service.settings import load as load_settings
 from service.spec import DatasetSpec
 from tests import renderings

@@ -27,7 +27,7 @@ from pathlib import Path
 import psycopg
 from sqlalchemy import insert, make_url, select
 
-from service.lease import HEARTBEAT_SECONDS
+from service.running.lease import HEARTBEAT_SECONDS
 from service.spec import TrainingSpec
 from service.store import attempts, jobs, schema, workers
 from service.store.attempts import Attempt, Point

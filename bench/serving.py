@@ -31,10 +31,10 @@ import numpy as np
 from PIL import Image
 
 from service.checkpoints import Arrays, Snapshot, encode_weights, shapes
-from service.confidence import Calibration
 from service.data.digits import PIXELS, PREPROCESSING_VERSION
-from service.quantized import tried
-from service.report import QUANTIZED_FROM
+from service.figures.report import QUANTIZED_FROM
+from service.serving.confidence import Calibration
+from service.serving.quantized import tried
 from service.spec import TrainingSpec
 from service.store import attempts, checkpoints, jobs, models, schema
 from service.store.attempts import Attempt

@@ -23,19 +23,20 @@ from celery import Celery, signals
 from starlette.types import Scope
 from threadpoolctl import threadpool_limits
 
-from service import queue, tracing
 from service.api.predictions.archives import Archive
 from service.api.predictions.batches import Batch as Images
 from service.api.predictions.batches import Way
 from service.api.predictions.predictions import predicted
 from service.api.predictions.streams import CHUNK, Lines, Reader, written
 from service.api.predictions.uploads import Upload
-from service.batcher import Batcher
-from service.classifier import Classifier, Loaded
 from service.data.digits import PIXELS
 from service.errors import ServiceError, Unavailable
-from service.lease import Heartbeat, Lease
-from service.meter import Meter
+from service.observing import tracing
+from service.observing.meter import Meter
+from service.running import queue
+from service.running.lease import Heartbeat, Lease
+from service.serving.batcher import Batcher
+from service.serving.classifier import Classifier, Loaded
 from service.settings import Settings
 from service.store import batches, blobs, workers
 from service.store.batches import QUEUE, Batch, Hold, Kind

@@ -13,9 +13,9 @@ from service import blocks
 from service.client import Client, Digit
 from service.data import datasets, sources
 from service.progress import follow
+from service.running.supervisor import Supervisor
 from service.settings import Settings
 from service.spec import DatasetSpec
-from service.supervisor import Supervisor
 
 PRESET = "slp-200"
 DIGITS = 20

@@ -2,8 +2,9 @@
 
 import sys
 
-from service import logs, settings
+from service import settings
 from service.errors import ServiceError
+from service.observing import logs
 from service.store import host
 from worker import app
 

@@ -18,9 +18,10 @@ from billiard import current_process, set_start_method
 from billiard.exceptions import WorkerLostError
 from celery import Celery, signals
 
-from service import lifeline, queue, tracing
 from service.errors import ServiceError
-from service.lease import Heartbeat
+from service.observing import tracing
+from service.running import lifeline, queue
+from service.running.lease import Heartbeat
 from service.settings import Settings
 from service.store import attempts, jobs, workers
 from service.store.attempts import Attempt

@@ -11,7 +11,6 @@ from typing import Any
 
 import torch
 
-from service import answers, tracing
 from service.checkpoints import (
     CorruptCheckpoint,
     Snapshot,
@@ -22,9 +21,12 @@ from service.checkpoints import (
 )
 from service.data.digits import PREPROCESSING_VERSION
 from service.errors import NotFound, ServiceError
-from service.lease import Lease
+from service.figures.report import make as make_report
 from service.network import Network, rebuild
-from service.report import make as make_report
+from service.observing import tracing
+from service.observing.tracing import Span
+from service.running.lease import Lease
+from service.serving import answers
 from service.spec import TrainingSpec
 from service.store import attempts, blobs, checkpoints, models
 from service.store.attempts import Attempt
@@ -35,7 +37,6 @@ from service.store.events import Telling
 from service.store.jobs import Job, State
 from service.store.leases import LeaseLost
 from service.store.reports import Draft
-from service.tracing import Span
 from service.trail import Following
 from service.versions import code_version
 from worker.budget import Trial, seconds_of, steps_within

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 import torch
 
 from service.data import datasets
-from service.lease import Heartbeat
+from service.running.lease import Heartbeat
 from service.settings import Settings
 from service.spec import TrainingSpec
 from service.store import datasets as uploads

@@ -15,7 +15,6 @@ from fastapi.routing import APIRoute
 from pydantic.json_schema import models_json_schema
 from starlette.routing import Route
 
-from service import admin_key, queue, tracing
 from service.api import catalog, health, keys, metrics, models, problems, promotions, session, status
 from service.api.bodies import known_parameters
 from service.api.context import Context
@@ -42,11 +41,13 @@ from service.api.pictures import Studio
 from service.api.predictions import bulk, explanations, predictions, readings, streams
 from service.api.statistics import Statistics
 from service.api.sweeps import sweep_pictures, sweeps
-from service.batcher import Batcher
-from service.classifier import Classifier, Far
-from service.meter import Meter
-from service.queue import Doorbell
-from service.reconciler import Reconciler
+from service.observing import tracing
+from service.observing.meter import Meter
+from service.running import admin_key, queue
+from service.running.queue import Doorbell
+from service.running.reconciler import Reconciler
+from service.serving.batcher import Batcher
+from service.serving.classifier import Classifier, Far
 from service.settings import Settings, SettingsError
 from service.spec import TrainingSpec
 from service.store import schema
@@ -215,7 +216,7 @@ def _far(settings: Settings) -> Far | None:
     if settings.api_device == "cpu" or (settings.api_device == "auto" and not NVIDIA.exists()):
         return None
     try:
-        from service.accelerated import AcceleratedNetwork, has_gpu
+        from service.serving.accelerated import AcceleratedNetwork, has_gpu
     except ImportError:
         found = False
     else:

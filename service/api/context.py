@@ -11,10 +11,10 @@ from service.api.feed import EventFeed
 from service.api.guards.access import Access
 from service.api.pictures import Studio
 from service.api.statistics import Statistics
-from service.batcher import Batcher
-from service.classifier import Classifier
-from service.meter import Meter
-from service.queue import Doorbell
+from service.observing.meter import Meter
+from service.running.queue import Doorbell
+from service.serving.batcher import Batcher
+from service.serving.classifier import Classifier
 from service.settings import Settings
 from service.store.database import Database
 

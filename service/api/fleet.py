@@ -12,7 +12,7 @@ from contextlib import suppress
 from types import FrameType
 from typing import NoReturn
 
-from service import lifeline
+from service.running import lifeline
 
 RESTART_SECONDS = 1.0  # from the start of a process to that of the one that takes its place
 BACKLOG = 2048

@@ -6,11 +6,11 @@ from typing import Annotated, Literal
 from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel, Field
 
-from service import broker
 from service.api import problems
 from service.api.context import Context, Wired
 from service.api.problems import documented
 from service.errors import ServiceError, Unavailable
+from service.running import broker
 from service.store import schema
 
 READY = "ready"

@@ -10,11 +10,12 @@ import redis
 from fastapi import APIRouter, Request, Response
 from prometheus_client.exposition import choose_encoder
 
-from service import exposition, queue
 from service.api.context import Context, Wired
 from service.api.problems import documented
 from service.errors import ServiceError
-from service.exposition import Sight
+from service.observing import exposition
+from service.observing.exposition import Sight
+from service.running import queue
 from service.store import overview
 
 router = APIRouter(tags=["health"])

@@ -12,8 +12,8 @@ from service.api.jobs.checkpoints import FileFormat
 from service.api.jobs.submissions import validated
 from service.api.problems import documented
 from service.api.schemas import Limit, Page, SpecJson, Time, rfc3339
-from service.confidence import TABLES
-from service.quantized import Trial
+from service.serving.confidence import TABLES
+from service.serving.quantized import Trial
 from service.store import models
 from service.store.models import Alias, Model
 

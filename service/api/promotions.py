@@ -8,14 +8,14 @@ from fastapi import APIRouter
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
-from service import comparison
 from service.api.bodies import JsonObject
 from service.api.context import Context, Wired
 from service.api.jobs.submissions import validated
 from service.api.models import AliasName, AliasView
 from service.api.problems import documented
-from service.classifier import Loaded
 from service.errors import Conflict, NotFound
+from service.figures import comparison
+from service.serving.classifier import Loaded
 from service.store import models
 from service.store.models import Alias
 

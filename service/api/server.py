@@ -17,7 +17,7 @@ from service.api.door import Door
 from service.api.express.express import Express
 from service.api.express.wire import Wire
 from service.api.fleet import STARTUP_FAILURE, Fleet
-from service.meter import Meter
+from service.observing.meter import Meter
 from service.settings import Settings
 
 GRACE_SECONDS = 5

@@ -19,9 +19,10 @@ if TYPE_CHECKING:
 @told
 def up() -> None:
     """Run everything here: API, workers and embedded broker. One Ctrl-C stops all."""
-    from service import logs, settings
+    from service import settings
+    from service.observing import logs
+    from service.running.supervisor import Supervisor
     from service.store import host
-    from service.supervisor import Supervisor
 
     loaded = settings.load()
     logs.configure(loaded, "numeral")
@@ -34,8 +35,9 @@ def up() -> None:
 @told
 def serve() -> None:
     """Run the API alone."""
-    from service import logs, settings
+    from service import settings
     from service.api.server import serve as run
+    from service.observing import logs
     from service.store import host
 
     loaded = settings.load()
@@ -48,7 +50,7 @@ def serve() -> None:
 
 def _require_admin(loaded: "Settings") -> None:
     """Before anything listens, so that what is missing is a sentence and not the end of a traceback."""
-    from service import admin_key
+    from service.running import admin_key
     from service.store import schema
     from service.store.database import Database
 
@@ -89,7 +91,8 @@ def _chosen(devices: str) -> dict[str, str]:
 @told
 def batch_worker() -> None:
     """Run a batch worker alone: it reads batches."""
-    from service import bulk, logs, settings
+    from service import bulk, settings
+    from service.observing import logs
     from service.store import host
 
     loaded = settings.load()
@@ -135,8 +138,9 @@ def health() -> None:
 @told
 def demo() -> None:
     """Train the lecture's first classifier and read twenty digits with it."""
-    from service import logs, settings
+    from service import settings
     from service.demo import run
+    from service.observing import logs
 
     os.environ.setdefault("NUMERAL_LOG_LEVEL", "warning")  # of the service behind it too
     loaded = settings.load()
@@ -149,7 +153,7 @@ def doctor(as_json: Json = False) -> None:
     """Check this machine and its services, and say what is wrong and what to do."""
     from dataclasses import asdict
 
-    from service.doctor import examine
+    from service.running.doctor import examine
 
     findings = examine()
     table = Table("", "what", "found", "remedy")

@@ -82,7 +82,7 @@ def _evaluated(weights: bytes, file: Path) -> dict[str, Any]:
     try:
         import torch
 
-        from service import report as reports
+        from service.figures import report as reports
     except ImportError as error:
         detail = f"this needs PyTorch, which is not here ({error}): pip install 'numeral[train]'"
         raise NoTorch(detail) from error

@@ -13,7 +13,7 @@ from rich.markup import escape
 from service.cli import completion
 from service.client import ApiError, Client, NumeralError, Unreachable
 from service.errors import Conflict, Invalid, ServiceError
-from service.redaction import redacted
+from service.observing.redaction import redacted
 
 P = ParamSpec("P")
 

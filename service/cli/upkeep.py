@@ -8,7 +8,7 @@ import typer
 from service.cli.terminal import Json, show, told
 
 if TYPE_CHECKING:
-    from service.backup import Manifest
+    from service.running.backup import Manifest
     from service.store.database import Database
     from service.store.retention import Policy
 
@@ -20,7 +20,7 @@ ROUND_SECONDS = 60.0
 def backup(folder: FOLDER, as_json: Json = False) -> None:
     """Back the SQLite database up, while the service runs."""
     from service import settings
-    from service.backup import backup as made
+    from service.running.backup import backup as made
 
     _tell(made(settings.load(), folder), f"backed up to {folder}", as_json)
 
@@ -29,7 +29,7 @@ def backup(folder: FOLDER, as_json: Json = False) -> None:
 def restore(folder: FOLDER, as_json: Json = False) -> None:
     """Put a backup where NUMERAL_HOME has no database yet; start the service afterwards."""
     from service import settings
-    from service.backup import restore as put
+    from service.running.backup import restore as put
     from service.store import host
 
     loaded = settings.load()

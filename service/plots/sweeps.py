@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from service.figures.ranking import SEED, is_better_high
 from service.plots.picture import INK, MUTED, WIDTH, Picture, Row
 from service.plots.series import Axis, Point, logarithmic_axis
-from service.ranking import SEED, is_better_high
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

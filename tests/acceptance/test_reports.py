@@ -8,9 +8,10 @@ import httpx
 import numpy as np
 import torch
 
-from service import presets, report
+from service import presets
 from service.data import datasets
 from service.data.datasets import Dataset
+from service.figures import report
 from service.spec import DatasetSpec
 from tests.acceptance.conftest import Service, running
 from tests.conftest import mnist_folder

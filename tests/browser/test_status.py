@@ -9,7 +9,7 @@ import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, expect
 
-from service import broker
+from service.running import broker
 from service.settings import Settings
 from service.store import workers
 from tests.browser.conftest import Colours, Size, opened

@@ -7,8 +7,8 @@ from pathlib import Path
 import httpx
 import pytest
 
-from service import backup
 from service.client import Client
+from service.running import backup
 from service.settings import Settings
 from tests.acceptance.conftest import running, until
 from tests.conftest import mnist_folder

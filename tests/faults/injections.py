@@ -10,8 +10,8 @@ import psutil
 import psycopg
 import redis
 
-from service import broker, queue
 from service.errors import Unavailable
+from service.running import broker, queue
 from service.store import jobs
 from tests.faults.stack import LEASE_SECONDS, Stack
 

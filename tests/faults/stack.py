@@ -14,9 +14,9 @@ import psycopg
 import pytest
 from filelock import FileLock
 
-from service import broker
 from service import settings as settings_module
 from service.client import Job
+from service.running import broker
 from service.settings import Settings
 from service.store import events, jobs, metrics
 from service.store.database import Database

@@ -3,7 +3,7 @@
 import random
 import time
 
-from service import broker, queue
+from service.running import broker, queue
 from tests.acceptance.conftest import until
 from tests.acceptance.test_main_job import SMALL
 from tests.faults.ledger import Fault

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from service import broker
+from service.running import broker
 from tests.acceptance.conftest import running, until
 from tests.acceptance.test_main_job import SMALL, hash_of, settings_of
 from tests.conftest import missing

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from service import queue
-from service.reconciler import Reconciler
+from service.running import queue
+from service.running.reconciler import Reconciler
 from service.settings import Settings
 from service.spec import TrainingSpec
 from service.store import attempts, events, jobs

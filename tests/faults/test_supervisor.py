@@ -5,7 +5,7 @@ from pathlib import Path
 
 import psutil
 
-from service import broker
+from service.running import broker
 from tests.acceptance.conftest import left_behind, running, until
 from tests.acceptance.test_main_job import SMALL, hash_of
 from tests.faults.ledger import Fault

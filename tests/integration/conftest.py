@@ -12,11 +12,11 @@ import httpx
 import numpy as np
 import pytest
 
-from service import broker
 from service.api.express.express import Express
 from service.api.server import Server
 from service.checkpoints import Snapshot, encode_weights, shapes
 from service.data.digits import PREPROCESSING_VERSION
+from service.running import broker
 from service.settings import Settings
 from service.spec import TrainingSpec
 from service.store import attempts, checkpoints, jobs, models

@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from service import admin_key
 from service.cli import app
 from service.keys import Secret
+from service.running import admin_key
 from service.settings import Settings, SettingsError
 from service.store import keys
 from service.store.database import Database

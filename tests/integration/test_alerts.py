@@ -23,11 +23,11 @@ import pytest
 import yaml
 from sqlalchemy import make_url, update
 
-from service import broker
 from service.checkpoints import Snapshot, encode_weights, shapes
 from service.data.digits import PREPROCESSING_VERSION
-from service.inference import Floats
 from service.keys import Secret
+from service.running import broker
+from service.serving.inference import Floats
 from service.settings import Settings
 from service.store import attempts, keys, workers
 from service.store.database import now

@@ -23,13 +23,13 @@ from sqlalchemy import delete
 
 from service import bulk
 from service.api.predictions import archives, intake
-from service.batcher import Batcher
 from service.checkpoints import Snapshot, encode_weights, shapes
-from service.classifier import Classifier
 from service.client import ApiError, Client
 from service.data.digits import PREPROCESSING_VERSION
 from service.errors import Unavailable
-from service.lease import Lease
+from service.running.lease import Lease
+from service.serving.batcher import Batcher
+from service.serving.classifier import Classifier
 from service.settings import Settings
 from service.store import batches
 from service.store.batches import Hold

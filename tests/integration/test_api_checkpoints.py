@@ -11,8 +11,8 @@ import pytest
 
 from service import checkpoints as files
 from service.checkpoints import Snapshot
-from service.confidence import Calibration
 from service.data.digits import PREPROCESSING_VERSION
+from service.serving.confidence import Calibration
 from service.store.reports import Draft
 from tests.integration.conftest import LINEAR, Live, register, weights_for
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from service.confidence import LEVELS, NOT_A_DIGIT_ABOVE, TABLES, Calibration
+from service.serving.confidence import LEVELS, NOT_A_DIGIT_ABOVE, TABLES, Calibration
 from service.store.models import Model
 from service.store.reports import Draft
 from tests.integration.conftest import Live, register, weights_for

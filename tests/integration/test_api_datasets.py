@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from service.lease import Lease
+from service.running.lease import Lease
 from service.settings import Settings
 from service.store import datasets, garbage, tables
 from service.store.attempts import Attempt

@@ -10,9 +10,9 @@ import httpx
 import numpy as np
 import pytest
 
-from service import batcher
 from service.api.express.quick import Reader
-from service.inference import NumpyNetwork
+from service.serving import batcher
+from service.serving.inference import NumpyNetwork
 from service.settings import Settings
 from tests.integration.conftest import Live, eventually, register, serving, weights_for
 from tests.integration.test_api_predictions import digit, encoded, weights

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from service.api.app import create_app
 from service.checkpoints import Snapshot, encode_weights, shapes
 from service.data.digits import PREPROCESSING_VERSION
-from service.inference import NumpyNetwork
+from service.serving.inference import NumpyNetwork
 from service.settings import Settings
 from tests.integration.conftest import LINEAR, Live, register, serving, weights_for
 

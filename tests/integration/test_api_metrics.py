@@ -8,7 +8,7 @@ from pathlib import Path
 import httpx
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as openmetrics
 
-from service.meter import SHARE_SECONDS
+from service.observing.meter import SHARE_SECONDS
 from service.settings import Settings
 from service.store import attempts, batches, workers
 from tests.integration.conftest import Live, eventually, serving

@@ -18,12 +18,12 @@ from filelock import FileLock
 from PIL import Image
 from sqlalchemy import update
 
-from service import answers
 from service.api.pictures import AT_ONCE
 from service.checkpoints import Snapshot, encode_weights, shapes
 from service.data import simulated
 from service.data.digits import PREPROCESSING_VERSION
 from service.plots import picture
+from service.serving import answers
 from service.settings import Settings
 from service.spec import TrainingSpec
 from service.store import attempts, jobs, models, tables

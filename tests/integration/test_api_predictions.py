@@ -14,7 +14,7 @@ from PIL import Image
 
 from service.checkpoints import Snapshot, encode_weights, shapes
 from service.data.digits import PREPROCESSING_VERSION
-from service.inference import NumpyNetwork
+from service.serving.inference import NumpyNetwork
 from tests.integration.conftest import LINEAR, Live, register
 
 RANDOM = np.random.default_rng(0)

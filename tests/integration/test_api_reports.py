@@ -8,11 +8,12 @@ import pytest
 import torch
 from sqlalchemy import update
 
-from service import answers, comparison, report
 from service.checkpoints import Snapshot, encode_weights
 from service.data import simulated
 from service.data.datasets import Dataset
+from service.figures import comparison, report
 from service.network import arrays_of, build
+from service.serving import answers
 from service.spec import TrainingSpec
 from service.store import attempts, jobs, models, reports, tables
 from service.store.attempts import Attempt, Curve, Point

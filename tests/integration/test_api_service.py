@@ -14,9 +14,9 @@ from typing import Any
 import httpx
 import pytest
 
-from service import broker
 from service.api.app import create_app
 from service.presets import PRESETS
+from service.running import broker
 from service.settings import Settings
 from service.spec import TrainingSpec
 from service.store import jobs, workers
@@ -209,7 +209,7 @@ def test_what_the_description_shows_is_accepted(live: Live, described: dict[str,
 
 
 PROGRAM = """
-from service import logs
+from service.observing import logs
 from service.api.server import serve
 from service.settings import load
 settings = load()

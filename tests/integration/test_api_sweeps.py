@@ -12,8 +12,8 @@ import httpx
 import pytest
 from PIL import Image
 
-from service import broker
 from service.client import Client
+from service.running import broker
 from service.settings import Settings
 from service.spec import TrainingSpec
 from service.store import attempts, jobs

@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from service import queue
 from service.client import Batch, Client
+from service.running import queue
 from service.settings import Settings
 from tests.integration.conftest import Live, eventually, serving
 from tests.integration.test_api_batches import BATCHES, OCTETS, digits, png, with_model

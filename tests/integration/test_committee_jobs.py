@@ -9,9 +9,9 @@ import pytest
 import torch
 from sqlalchemy import delete, update
 
-from service.classifier import Classifier
 from service.data import datasets
 from service.network import Committee, rebuild
+from service.serving.classifier import Classifier
 from service.settings import Settings
 from service.spec import TrainingSpec
 from service.store import checkpoints, jobs, models, reports, schema, tables

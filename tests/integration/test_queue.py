@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 from celery import Celery
 
-from service import broker, queue
-from service.queue import Doorbell
-from service.reconciler import Reconciler
+from service.running import broker, queue
+from service.running.queue import Doorbell
+from service.running.reconciler import Reconciler
 from service.settings import Settings
 from service.spec import TrainingSpec
 from service.store import attempts, batches, blobs, jobs, schema, sweeps, workers
@@ -111,7 +111,7 @@ def test_more_jobs_than_a_doorbell_holds_are_told_in_one_line(
 def test_members_of_a_sweep_whose_messages_were_lost_are_rung_for(
     settings: Settings, store: Database, app: Celery, running_broker: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("service.reconciler.RING_AGAIN_SECONDS", 0.0)
+    monkeypatch.setattr("service.running.reconciler.RING_AGAIN_SECONDS", 0.0)
     _, made = sweeps.submit(
         store,
         [Member({"seed": seed}, TrainingSpec(seed=seed)) for seed in range(5)],
@@ -134,7 +134,7 @@ def test_members_of_a_sweep_whose_messages_were_lost_are_rung_for(
 def test_what_a_broker_forgot_is_rung_for_again_and_no_more(
     settings: Settings, store: Database, app: Celery, running_broker: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("service.reconciler.RING_AGAIN_SECONDS", 0.0)
+    monkeypatch.setattr("service.running.reconciler.RING_AGAIN_SECONDS", 0.0)
     waiting = [submit(store) for _ in range(3)]
     queue.send(app, waiting[0])  # one message is there, two are lost
     reconciler = Reconciler(settings, store, app)
@@ -226,7 +226,7 @@ def submit_batch(store: Database) -> batches.Batch:
 def test_batches_are_rung_for_and_taken_back_as_jobs_are(
     settings: Settings, store: Database, app: Celery, running_broker: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("service.reconciler.RING_AGAIN_SECONDS", 0.0)
+    monkeypatch.setattr("service.running.reconciler.RING_AGAIN_SECONDS", 0.0)
     held, waiting = submit_batch(store), submit_batch(store)
     submit(store)
     assert batches.claim(store, held.id, worker="w", lease_seconds=30) is not None

@@ -12,11 +12,11 @@ from pathlib import Path
 import psutil
 import pytest
 
-from service import broker, doctor, queue
+from service.running import broker, doctor, queue
+from service.running.supervisor import Child, Supervisor
 from service.settings import Settings
 from service.store import schema
 from service.store.database import Database
-from service.supervisor import Child, Supervisor
 
 
 def deaf(folder: Path) -> Path:
@@ -68,8 +68,9 @@ def test_an_interrupt_while_starting_stops_what_has_started(tmp_path: Path, numb
     """The supervisor ends only when its children have; a second interrupt does not hurry it past them."""
     code = (
         "import signal, subprocess, sys, time\n"
-        "from service import lifeline, settings\n"
-        "from service.supervisor import Supervisor\n"
+        "from service import settings\n"
+        "from service.running import lifeline\n"
+        "from service.running.supervisor import Supervisor\n"
         "signal.signal(signal.SIGINT, signal.SIG_IGN)  # as a shell starts what is to run in the background\n"
         "stubborn = 'import signal, time; signal.signal(signal.SIGTERM, lambda *_: (time.sleep(1), exit())); "
         'print("up", flush=True); time.sleep(600)\'\n'

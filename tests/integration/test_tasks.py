@@ -11,12 +11,12 @@ import pytest
 import torch
 from sqlalchemy import update
 
-from service import lease
 from service.checkpoints import decode_weights, encode_weights, sha256
 from service.data import simulated
 from service.errors import Unavailable
-from service.lease import Lease
-from service.report import make as make_report
+from service.figures.report import make as make_report
+from service.running import lease
+from service.running.lease import Lease
 from service.settings import Settings
 from service.spec import TrainingSpec
 from service.store import attempts, checkpoints, events, jobs, metrics, models, reports, schema, tables

@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 import torch
 
-from service import lease
 from service.errors import Unavailable
-from service.lease import Heartbeat
+from service.running import lease
+from service.running.lease import Heartbeat
 from service.settings import Settings
 from service.spec import TrainingSpec
 from service.store import attempts, checkpoints, events, jobs, metrics, models, reports, sweeps, workers

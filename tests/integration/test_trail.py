@@ -175,7 +175,7 @@ def test_the_row_keeps_where_a_job_comes_from(live: Live) -> None:
 
 def test_what_records_and_sends_is_not_imported_where_it_is_off(tmp_path: Path) -> None:
     program = (
-        "import sys; from service import tracing; from service.settings import Settings;"
+        "import sys; from service.observing import tracing; from service.settings import Settings;"
         "import service.api.server, service.bulk;"
         "tracing.begin(Settings(), 'api'); OF_TRACES = 'opentelemetry.sdk.trace', 'opentelemetry.exporter'"
         "\nwith tracing.span('x'): pass\n"

@@ -11,11 +11,11 @@ from typing import Any
 
 import pytest
 
-from service import batcher
 from service.api.express import turn
 from service.api.express.quick import Pictures
 from service.api.express.turn import Question
-from service.inference import Floats
+from service.serving import batcher
+from service.serving.inference import Floats
 from service.settings import Settings
 from tests.integration.conftest import Live, eventually, register, serving, weights_for
 from tests.integration.test_api_express import JSON

@@ -4,9 +4,10 @@ import sys
 import numpy as np
 import pytest
 
-from service import answers, checkpoints
-from service.answers import Answers
+from service import checkpoints
 from service.checkpoints import CorruptCheckpoint
+from service.serving import answers
+from service.serving.answers import Answers
 
 LOGITS = np.log(
     np.array(
@@ -96,5 +97,5 @@ def test_anything_else_is_refused() -> None:
 
 
 def test_it_needs_no_torch() -> None:
-    code = "import sys, service.answers, service.comparison; sys.exit('torch' in sys.modules)"
+    code = "import sys, service.serving.answers, service.figures.comparison; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 from sqlalchemy import func, insert, select
 
-from service import backup
-from service.backup import FILE, MANIFEST, DamagedBackup
 from service.errors import Conflict, Invalid
+from service.running import backup
+from service.running.backup import FILE, MANIFEST, DamagedBackup
 from service.settings import Settings
 from service.store import schema
 from service.store.database import Database

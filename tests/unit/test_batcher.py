@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from service import batcher
-from service.batcher import Batcher, Overloaded
 from service.checkpoints import shapes
-from service.inference import Floats, NumpyNetwork
+from service.serving import batcher
+from service.serving.batcher import Batcher, Overloaded
+from service.serving.inference import Floats, NumpyNetwork
 from service.spec import TrainingSpec
 
 SPEC = TrainingSpec.model_validate({"network": {"hidden_widths": [20]}})

@@ -8,14 +8,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from service import classifier
-from service.accelerated import AcceleratedNetwork
 from service.api import app
 from service.checkpoints import Arrays, Snapshot, encode_weights, shapes
-from service.classifier import Classifier, ModelDamaged, NoModel, NotAClassifier, Placed
 from service.errors import NotFound
-from service.inference import Floats, NumpyNetwork
-from service.quantized import QuantizedNetwork, Trial
+from service.serving import classifier
+from service.serving.accelerated import AcceleratedNetwork
+from service.serving.classifier import Classifier, ModelDamaged, NoModel, NotAClassifier, Placed
+from service.serving.inference import Floats, NumpyNetwork
+from service.serving.quantized import QuantizedNetwork, Trial
 from service.settings import Settings, SettingsError
 from service.spec import TrainingSpec
 from service.store import attempts, checkpoints, jobs, models, schema

@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service import comparison
-from service.comparison import Difference, differences, mcnemar, paired_interval, wilson_interval
+from service.figures import comparison
+from service.figures.comparison import Difference, differences, mcnemar, paired_interval, wilson_interval
 
 CELL = st.integers(0, 60)
 

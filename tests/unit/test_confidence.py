@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from service import answers, calibration, confidence
-from service.calibration import Examples
 from service.checkpoints import CorruptCheckpoint, encode
-from service.confidence import LEVELS, MIN_EXAMPLES, NOT_A_DIGIT_ABOVE, Calibration, Detector
+from service.serving import answers, calibration, confidence
+from service.serving.calibration import Examples
+from service.serving.confidence import LEVELS, MIN_EXAMPLES, NOT_A_DIGIT_ABOVE, Calibration, Detector
 
 RANDOM = np.random.default_rng(0)
 

@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from service import checkpoints, network
-from service.explanation import DERIVATIVES, explained
-from service.inference import ACTIVATIONS, NumpyNetwork
+from service.serving.explanation import DERIVATIVES, explained
+from service.serving.inference import ACTIVATIONS, NumpyNetwork
 from service.spec import Activation, TrainingSpec
 
 IMAGE = np.random.default_rng(1).integers(0, 256, 784, dtype=np.uint8)

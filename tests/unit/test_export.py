@@ -8,11 +8,11 @@ import onnxruntime
 import pytest
 from numpy.typing import NDArray
 
-from service import export
 from service.checkpoints import Weights, shapes
-from service.confidence import Predicted
-from service.export import to_onnx
-from service.inference import NumpyNetwork
+from service.serving import export
+from service.serving.confidence import Predicted
+from service.serving.export import to_onnx
+from service.serving.inference import NumpyNetwork
 from service.spec import Activation, TrainingSpec
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (64, 784)).astype(np.float32)

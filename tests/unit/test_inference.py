@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 import torch
 
-from service import checkpoints, inference, network
-from service.accelerated import AcceleratedNetwork
+from service import checkpoints, network
 from service.checkpoints import Snapshot
-from service.inference import NumpyNetwork
+from service.serving import inference
+from service.serving.accelerated import AcceleratedNetwork
+from service.serving.inference import NumpyNetwork
 from service.spec import Activation, TrainingSpec
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (64, 784), dtype=np.uint8)
@@ -116,5 +117,5 @@ def test_probabilities_of_huge_logits_do_not_overflow() -> None:
 
 
 def test_torch_is_not_imported() -> None:
-    code = "import sys, service.inference, service.checkpoints; sys.exit('torch' in sys.modules)"
+    code = "import sys, service.serving.inference, service.checkpoints; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

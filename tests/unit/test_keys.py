@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from service import logs
 from service.api.guards.origins import Names
 from service.api.guards.rates import WINDOW, RateLimited, Rates, network_of
 from service.keys import Secret
-from service.redaction import redacted
+from service.observing import logs
+from service.observing.redaction import redacted
 from service.settings import Settings
 
 

@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from service import logs, trail
+from service import trail
+from service.observing import logs
 from service.settings import Settings
 from service.trail import Following
 

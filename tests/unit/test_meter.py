@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
-from service.meter import BATCHES, CONFIDENCES, GONE, UNMATCHED, Meter
+from service.observing.meter import BATCHES, CONFIDENCES, GONE, UNMATCHED, Meter
 
 ROUTE = ("POST", "/v1/predict")
 

@@ -8,7 +8,8 @@ import pytest
 from matplotlib.collections import PathCollection
 from matplotlib.image import AxesImage
 
-from service import plots, ranking
+from service import plots
+from service.figures import ranking
 from service.plots import Point, Trial
 from service.plots.sweeps import ROWS_SHOWN
 from tests.unit.test_plots import lightness, opened, sole_axes, table, texts

@@ -8,10 +8,10 @@ import onnxruntime
 import pytest
 from numpy.typing import NDArray
 
-from service import quantized
 from service.checkpoints import Arrays, shapes
-from service.inference import NumpyNetwork, layers_of
-from service.quantized import QuantizedNetwork, Trial
+from service.serving import quantized
+from service.serving.inference import NumpyNetwork, layers_of
+from service.serving.quantized import QuantizedNetwork, Trial
 from service.spec import TrainingSpec
 
 RANDOM = np.random.default_rng(0)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from service import ranking
+from service.figures import ranking
 from service.spec import TrainingSpec
 
 

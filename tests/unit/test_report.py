@@ -12,13 +12,15 @@ from numpy.typing import NDArray
 from torch.nn import functional
 from torchmetrics.functional import classification
 
-from service import answers, network, presets, report
+from service import network, presets
 from service.checkpoints import Snapshot, encode_weights, sha256
 from service.data import datasets, simulated
 from service.data.datasets import Dataset
 from service.evaluation import evaluate
+from service.figures import report
+from service.figures.report import Report
 from service.presets import PRESETS, Preset
-from service.report import Report
+from service.serving import answers
 from service.spec import DatasetSpec, TrainingSpec
 
 CPU = torch.device("cpu")

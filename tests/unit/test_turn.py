@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 
 from service.api.express.quick import Pictures
 from service.api.express.turn import Question, Turn
-from service.batcher import LIGHT, WORTH_BATCHING, Overloaded, Runs
-from service.classifier import Loaded
-from service.inference import Floats
+from service.serving.batcher import LIGHT, WORTH_BATCHING, Overloaded, Runs
+from service.serving.classifier import Loaded
+from service.serving.inference import Floats
 
 
 class First:

@@ -22,7 +22,7 @@ from service.api.guards.limits import POLICY, REQUEST_ID, SECURITY
 from service.api.guards.rates import Header, RateLimited
 from service.api.predictions import predictions
 from service.errors import Unavailable
-from service.meter import Meter
+from service.observing.meter import Meter
 from service.settings import Settings
 from service.store.models import LATEST
 

@@ -15,10 +15,10 @@ from numpy.typing import NDArray
 
 from service.api.express.quick import Pictures
 from service.api.predictions import predictions
-from service.batcher import Runs, is_light, room
-from service.classifier import Loaded
 from service.errors import Unavailable
-from service.inference import Floats
+from service.serving.batcher import Runs, is_light, room
+from service.serving.classifier import Loaded
+from service.serving.inference import Floats
 
 log = logging.getLogger(__name__)
 

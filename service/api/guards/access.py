@@ -17,12 +17,12 @@ from starlette.routing import BaseRoute, Match
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service import keys as texts
-from service import tracing
 from service.api import problems
 from service.api.guards import scopes
 from service.api.guards.origins import Names
 from service.api.guards.rates import Header, RateLimited, Rates, Share, network_of
 from service.errors import Forbidden, ServiceError, Unauthenticated, Unavailable
+from service.observing import tracing
 from service.settings import Settings
 from service.store import keys
 from service.store.database import Database

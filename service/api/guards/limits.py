@@ -14,8 +14,8 @@ from uuid_utils import uuid7
 from service import trail
 from service.api import problems
 from service.errors import FieldError, PayloadTooLarge, ServiceError, Unavailable
+from service.observing.tracing import Span
 from service.settings import Settings
-from service.tracing import Span
 from service.trail import Following
 
 SECURITY = (  # of every answer; a page may have a policy of its own

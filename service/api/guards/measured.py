@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from service.meter import GONE, Meter
+from service.observing.meter import GONE, Meter
 
 
 class Measured:

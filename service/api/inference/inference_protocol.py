@@ -34,8 +34,8 @@ from service.api.inference.inference_schemas import (
 )
 from service.api.problems import PROTOCOL, of_protocol
 from service.api.statistics import Spans
-from service.classifier import Loaded, NoModel
 from service.errors import BadRequest, NotFound, PayloadTooLarge, Unavailable, UnsupportedMedia
+from service.serving.classifier import Loaded, NoModel
 from service.store import models
 from service.store.models import FAMILY, LATEST, Model
 

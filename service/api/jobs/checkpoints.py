@@ -16,8 +16,8 @@ from service.api.jobs.jobs import JobId
 from service.api.problems import documented
 from service.api.schemas import Page, SpecJson, Time, matches, rfc3339
 from service.checkpoints import CorruptCheckpoint, decode_weights
-from service.confidence import Calibration
 from service.errors import Conflict, RangeNotSatisfiable
+from service.serving.confidence import Calibration
 from service.store import blobs, checkpoints, jobs, models
 from service.store.blobs import Damaged
 from service.store.checkpoints import Checkpoint
@@ -169,7 +169,7 @@ def _stored(context: Context, header: Checkpoint) -> _Served:
 
 
 def _exported(context: Context, header: Checkpoint) -> _Served:
-    from service.export import TooLarge, to_onnx  # it brings ONNX, which few processes have a use for
+    from service.serving.export import TooLarge, to_onnx  # it brings ONNX, which few processes have a use for
 
     model = models.of_checkpoint(context.db, header.id)
     calibration = None if model is None else Calibration.of_json(model.calibration)

@@ -8,12 +8,12 @@ from fastapi import APIRouter, Query
 from numpy.typing import NDArray
 from pydantic import BaseModel, Field, ValidationError
 
-from service import comparison
 from service.api.context import Wired
 from service.api.jobs.reports import answers_of
 from service.api.problems import bad_parameters, documented
 from service.api.schemas import Time, maybe_rfc3339
 from service.errors import Conflict, FieldError, NotFound
+from service.figures import comparison
 from service.spec import TrainingSpec
 from service.store import jobs, metrics
 from service.store.database import Database

@@ -6,8 +6,6 @@ import numpy as np
 from fastapi import APIRouter, Query
 from pydantic import BaseModel, Field
 
-from service import answers
-from service.answers import Answers
 from service.api.context import Wired
 from service.api.jobs.jobs import JobId
 from service.api.problems import bad_parameters, documented
@@ -16,6 +14,8 @@ from service.catalog import CATALOG, Task
 from service.checkpoints import CorruptCheckpoint
 from service.data import simulated
 from service.errors import Conflict, FieldError, NotFound
+from service.serving import answers
+from service.serving.answers import Answers
 from service.store import jobs, metrics, reports
 from service.store.blobs import Damaged
 from service.store.database import Database

@@ -6,9 +6,9 @@ from typing import Annotated, Any, Literal
 
 from fastapi import Query
 
-from service.classifier import Loaded
-from service.confidence import MAX_COVERAGE, MIN_COVERAGE, Predicted
 from service.errors import Conflict, FieldError, Invalid
+from service.serving.classifier import Loaded
+from service.serving.confidence import MAX_COVERAGE, MIN_COVERAGE, Predicted
 
 Reason = Literal["blank", "not_a_digit", "low_confidence"]
 

@@ -13,7 +13,7 @@ from service.api.predictions.predictions import BODY, Preprocess
 from service.api.predictions.uploads import Uploaded
 from service.api.problems import documented
 from service.errors import Invalid
-from service.explanation import explained
+from service.serving.explanation import explained
 
 router = APIRouter(prefix="/v1/models", tags=["predictions"])
 

@@ -20,11 +20,11 @@ from service.api.predictions.batches import Batch, OnError, Way
 from service.api.predictions.included import Include, Included
 from service.api.predictions.uploads import Upload, Uploaded
 from service.api.problems import Problem, documented
-from service.batcher import Batcher
-from service.classifier import Loaded
-from service.confidence import Predicted
 from service.data.digits import PREPROCESSING_VERSION, DigitWarning, Mode
 from service.errors import Forbidden, ServiceError
+from service.serving.batcher import Batcher
+from service.serving.classifier import Loaded
+from service.serving.confidence import Predicted
 from service.store import feedback
 from service.store.feedback import Seen
 from service.store.models import LATEST, Model

@@ -15,8 +15,8 @@ from service.api.predictions.included import Box, Include, boxed
 from service.api.predictions.predictions import Prediction, described, encoded
 from service.api.predictions.uploads import Uploaded
 from service.api.problems import documented
-from service.classifier import Loaded
 from service.data.digits import Digit
+from service.serving.classifier import Loaded
 from service.store.models import LATEST
 
 router = APIRouter(prefix="/v1", tags=["predictions"])

@@ -19,10 +19,10 @@ from service.api.models import ModelRef
 from service.api.predictions.batches import Way
 from service.api.predictions.predictions import Preprocess, encoded, predicted, unread
 from service.api.problems import documented
-from service.batcher import Batcher, Overloaded
-from service.classifier import Loaded
 from service.data.digits import Mode, Scale
 from service.errors import BadRequest, FieldError, PayloadTooLarge, ServiceError
+from service.serving.batcher import Batcher, Overloaded
+from service.serving.classifier import Loaded
 from service.settings import Settings
 from service.store.models import LATEST
 

@@ -5,10 +5,10 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, Field
 
-from service import ranking
 from service.api.problems import bad_parameters
 from service.api.schemas import SpecJson, Time, rfc3339
 from service.errors import FieldError
+from service.figures import ranking
 from service.store.sweeps import MemberRow, MemberState, Sweep, SweepState
 
 INDEX = "index"

@@ -8,7 +8,7 @@ from fastapi import APIRouter, Path, Query, Request, Response
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, Field, model_validator
 
-from service import ranking, sweep
+from service import sweep
 from service.api.bodies import JsonObject
 from service.api.context import Context, Wired
 from service.api.guards.access import Submitting
@@ -26,6 +26,7 @@ from service.api.problems import documented
 from service.api.schemas import Limit, Page
 from service.api.sweeps.sweep_views import SweepTable, SweepView
 from service.errors import FieldError, Invalid
+from service.figures import ranking
 from service.mistakes import field_mistake
 from service.spec import TrainingSpec
 from service.store import jobs, sweeps, workers

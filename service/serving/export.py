@@ -10,7 +10,7 @@ import numpy as np
 from onnx import NodeProto, TensorProto, checker, helper, numpy_helper
 
 from service.checkpoints import Weights
-from service.inference import GELU_SCALE, Layers, NumpyNetwork
+from service.serving.inference import GELU_SCALE, Layers, NumpyNetwork
 from service.spec import Activation, TrainingSpec
 
 OPSET, IR_VERSION = 17, 8  # as old as holds the operators, for whatever reads it

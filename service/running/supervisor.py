@@ -19,8 +19,8 @@ from types import FrameType
 import httpx
 from filelock import FileLock, Timeout
 
-from service import admin_key, broker, lifeline
 from service.errors import ServiceError
+from service.running import admin_key, broker, lifeline
 from service.settings import Settings
 from service.store import schema, workers
 from service.store.database import Database

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from service.inference import ACTIVATIONS, GELU_SCALE, Floats, Layers, NumpyNetwork, softmax
+from service.serving.inference import ACTIVATIONS, GELU_SCALE, Floats, Layers, NumpyNetwork, softmax
 from service.spec import Activation
 
 _TOP = 255  # of the scale on which pixels come

@@ -11,7 +11,7 @@ import structlog
 from structlog.typing import Processor
 
 from service import trail
-from service.redaction import redacted
+from service.observing.redaction import redacted
 from service.settings import Settings
 
 CHATTY = ("alembic", "celery", "httpx", "httpcore", "kombu", "opentelemetry", "uvicorn")

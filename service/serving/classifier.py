@@ -13,15 +13,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from service import confidence
-from service.batcher import LARGEST_BATCH, Runs
 from service.checkpoints import Arrays, CorruptCheckpoint, Weights, decode_weights
-from service.confidence import Calibration, Predicted
 from service.data.digits import PIXELS, VERSIONS
 from service.errors import Conflict, NotFound, Unavailable
-from service.inference import Floats, NumpyNetwork
-from service.meter import Meter
-from service.quantized import QuantizedNetwork, Trial
+from service.observing.meter import Meter
+from service.serving import confidence
+from service.serving.batcher import LARGEST_BATCH, Runs
+from service.serving.confidence import Calibration, Predicted
+from service.serving.inference import Floats, NumpyNetwork
+from service.serving.quantized import QuantizedNetwork, Trial
 from service.spec import TrainingSpec
 from service.store import checkpoints, models
 from service.store.blobs import Damaged

@@ -8,8 +8,8 @@ import torch
 from numpy.typing import NDArray
 
 from service.checkpoints import Arrays
-from service.inference import Floats
 from service.network import Committee, MultiLayerPerceptron, Network, load_arrays
+from service.serving.inference import Floats
 from service.spec import TrainingSpec
 
 CHUNK = 20_000  # rows at once

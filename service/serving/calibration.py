@@ -14,10 +14,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from service import answers, confidence
-from service.answers import Answers
-from service.confidence import MIN_EXAMPLES, NOT_A_DIGIT_ABOVE, Calibration, Doubles, Source
-from service.inference import Floats
+from service.serving import answers, confidence
+from service.serving.answers import Answers
+from service.serving.confidence import MIN_EXAMPLES, NOT_A_DIGIT_ABOVE, Calibration, Doubles, Source
+from service.serving.inference import Floats
 
 SHOWN_COVERAGES = (0.9, 0.95, 0.99, 0.999)
 DIGITS = ("mnist", "emnist-digits")  # datasets of which a picture can be no digit

@@ -11,7 +11,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector, CollectorRegistry
 
-from service.meter import Distribution, Reading
+from service.observing.meter import Distribution, Reading
 from service.store.overview import Overview, Waiting
 from service.store.setbacks import LEFT, LOST, Setback
 

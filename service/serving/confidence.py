@@ -16,10 +16,11 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from service import answers, checkpoints
+from service import checkpoints
 from service.checkpoints import CorruptCheckpoint
 from service.data.first import SIDE
-from service.inference import Floats, softmax_and_largest
+from service.serving import answers
+from service.serving.inference import Floats, softmax_and_largest
 
 FORMAT = 1  # of a calibration's JSON
 MIN_EXAMPLES = 1000  # fewer tell nothing of the thousandth that a coverage of 0.999 leaves out

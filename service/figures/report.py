@@ -13,14 +13,16 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from service import answers, calibration, checkpoints, comparison, presets
-from service.answers import Answers
-from service.calibration import Examples, Fitted
+from service import checkpoints, presets
 from service.checkpoints import Arrays
 from service.data import simulated
 from service.data.datasets import Dataset
 from service.evaluation import CHUNK, mean_loss, outputs
+from service.figures import comparison
 from service.network import Network, rebuild
+from service.serving import answers, calibration
+from service.serving.answers import Answers
+from service.serving.calibration import Examples, Fitted
 from service.spec import TrainingSpec
 
 FORMAT = 1  # of the report's JSON
@@ -80,7 +82,7 @@ def _quantized(spec: TrainingSpec, arrays: Arrays, dataset: Dataset) -> Figures 
     if spec.parameter_count < QUANTIZED_FROM:
         return None
     # it brings ONNX Runtime, which most jobs have no use for
-    from service import quantized
+    from service.serving import quantized
 
     if not quantized.is_quantizable(spec):
         return None

@@ -40,7 +40,7 @@ def spawn(
             preexec_fn=lambda: die_with_parent(signal_number, parent=parent),
             **options,
         )
-    guarded = [sys.executable, "-m", "service.lifeline", str(int(signal_number)), *command]
+    guarded = [sys.executable, "-m", "service.running.lifeline", str(int(signal_number)), *command]
     return subprocess.Popen(  # noqa: S603 - our own commands
         guarded, env=dict(environment), stdin=subprocess.PIPE, start_new_session=True, **options
     )

@@ -18,9 +18,9 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from service import lifeline
 from service.errors import ServiceError
-from service.redaction import redacted
+from service.observing.redaction import redacted
+from service.running import lifeline
 from service.settings import Settings
 
 MAX_SOCKET_PATH = 100  # the kernel's limit is 108 on Linux, 104 on macOS

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service.checkpoints import Arrays
-from service.inference import Floats, Layers, NumpyNetwork, layers_of
+from service.serving.inference import Floats, Layers, NumpyNetwork, layers_of
 from service.spec import TrainingSpec
 
 PEAK = 99.99  # per cent of a hidden layer's outputs that lie within the scale

@@ -11,10 +11,11 @@ from typing import Literal
 
 from sqlalchemy.exc import SQLAlchemyError
 
-from service import broker, settings
+from service import settings
 from service.data.sources import DatasetUnavailable, fetch
 from service.errors import ServiceError
-from service.redaction import redacted
+from service.observing.redaction import redacted
+from service.running import broker
 from service.settings import Settings
 from service.store import schema, workers
 from service.store.database import Database, sqlite_driver

@@ -14,7 +14,7 @@ from celery import Celery, signals
 from celery.platforms import SecurityWarning
 from kombu.exceptions import OperationalError
 
-from service import broker
+from service.running import broker
 from service.settings import Settings
 from service.store import batches
 

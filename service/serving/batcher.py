@@ -15,8 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service.errors import Unavailable
-from service.inference import Floats
-from service.meter import Meter
+from service.observing.meter import Meter
+from service.serving.inference import Floats
 
 LIGHT = (
     2_000_000  # multiplications that take less than a tenth of a millisecond, about what a hand-over costs

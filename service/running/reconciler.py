@@ -14,9 +14,9 @@ from typing import Any, Generic, Protocol, TypeVar
 import redis
 from celery import Celery
 
-from service import queue
 from service.errors import Unavailable
-from service.meter import Meter
+from service.observing.meter import Meter
+from service.running import queue
 from service.settings import Settings
 from service.store import attempts, batches, garbage, jobs, retention, workers
 from service.store.attempts import Attempt

@@ -1,0 +1,1 @@
+"""What operators see: logs, counts and spans, without secrets."""
