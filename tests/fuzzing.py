@@ -88,7 +88,9 @@ def fuzz(
     """Ask an API whatever may be asked, with so many examples of each operation; with a key if one is given, which is
     not revoked; of those paths alone that match a pattern."""
     config = _config(seed, examples, phases, key)
-    whole = schemathesis.openapi.from_url(f"{url}/openapi.json", config=config, headers=_headers(key))
+    whole = schemathesis.openapi.from_url(
+        f"{url}/openapi.json", config=config, headers=_headers(key), timeout=60
+    )
     schema = whole.include(path_regex=paths)
 
     @schema.hook
