@@ -27,7 +27,7 @@ from tests.integration.test_wire import answer, connected, request
 
 WITHOUT_KEY = {"/livez", "/readyz", "/v2/health/live", "/v2/health/ready"}
 ROUTES = [route for noun in NOUNS for route in noun.router.routes if isinstance(route, APIRoute)]
-CALLS = sorted((method, route.path) for route in ROUTES for method in route.methods or ())
+CALLS = sorted((method, route.path_format) for route in ROUTES for method in route.methods or ())
 LOCKED = [(method, path) for method, path in CALLS if path not in WITHOUT_KEY] + [
     ("GET", "/openapi.json"),
     ("GET", "/v1/nothing"),
@@ -91,7 +91,9 @@ def test_the_description_has_every_route_and_says_what_each_asks_for(
     described = live.http.get("/openapi.json", headers=bearer(holders["predict"])).json()
     assert described["components"]["securitySchemes"]["key"]["scheme"] == "bearer"
     told = {(method.upper(), path) for path, found in described["paths"].items() for method in found}
-    assert told == {(method, r.path) for r in ROUTES if r.include_in_schema for method in r.methods or ()}
+    assert told == {
+        (method, r.path_format) for r in ROUTES if r.include_in_schema for method in r.methods or ()
+    }
     for method, path in told:
         operation = described["paths"][path][method.lower()]
         if path in WITHOUT_KEY:
@@ -147,11 +149,11 @@ def test_a_key_reaches_as_far_as_its_scope(
     before = live.trace()
     for route in ROUTES:
         needed = scopes.needed(route.endpoint)
-        if needed == scopes.OPEN or (scope == "admin" and route.path.startswith("/v1/keys")):
+        if needed == scopes.OPEN or (scope == "admin" and route.path_format.startswith("/v1/keys")):
             continue
         for method in sorted(route.methods or ()):
-            found = live.http.request(method, filled(route.path), headers=bearer(holders[scope]))
-            where = (scope, method, route.path, found.text)
+            found = live.http.request(method, filled(route.path_format), headers=bearer(holders[scope]))
+            where = (scope, method, route.path_format, found.text)
             assert found.status_code != 401, where
             is_allowed = scope == "admin" or scope in needed
             assert (found.status_code != 403) is is_allowed, where

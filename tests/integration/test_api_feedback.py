@@ -241,3 +241,9 @@ def test_without_the_test_set_the_gate_says_what_to_do(
         answer = live.http.post("/v1/aliases/champion/promote", json={"model": "latest"})
     assert (answer.status_code, answer.json()["code"]) == (503, "dataset_unavailable")
     assert "numeral data fetch mnist" in answer.json()["detail"]
+
+
+@pytest.mark.parametrize("method", ["GET", "DELETE", "PUT"])
+def test_the_path_that_makes_a_dataset_has_one_method(live: Live, method: str) -> None:
+    answer = live.http.request(method, "/v1/feedback/dataset")
+    assert (answer.status_code, answer.headers["Allow"]) == (405, "POST")

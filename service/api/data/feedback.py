@@ -5,6 +5,7 @@ from typing import Annotated
 import numpy as np
 from fastapi import APIRouter, Path, Query, Response
 from pydantic import BaseModel, ConfigDict, Field
+from starlette.convertors import Convertor, register_url_convertor
 
 from service.api.bodies import JsonObject
 from service.api.catalog import DatasetView
@@ -18,6 +19,20 @@ from service.api.schemas import Limit, Page, Time, maybe_rfc3339, rfc3339
 from service.store import datasets, feedback
 from service.store.feedback import Sample
 
+
+class _Sample(Convertor[str]):
+    """What may stand for a kept image in a path: all but the name of the path beside it, which has methods of its own."""
+
+    regex = "(?!dataset$)[^/]+"
+
+    def convert(self, value: str) -> str:
+        return value
+
+    def to_string(self, value: str) -> str:
+        return value
+
+
+register_url_convertor("sample", _Sample())
 router = APIRouter(prefix="/v1/feedback", tags=["feedback"])
 
 SAMPLE_ID = "^fb_[0-9a-f]{32}$"
@@ -125,7 +140,7 @@ def collected(context: Wired, payload: JsonObject, response: Response, submitter
     return answered(response, stored)
 
 
-@router.get("/{sample_id}", summary="Look at a kept image", responses=documented(404))
+@router.get("/{sample_id:sample}", summary="Look at a kept image", responses=documented(404))
 def shown(context: Wired, sample_id: SampleId) -> SampleView:
     """The image, what it was read as, and what it is if somebody has said so."""
     return SampleView.of(feedback.get(context.db, sample_id))
@@ -142,7 +157,9 @@ def labelled(context: Wired, sample_id: SampleId, payload: JsonObject) -> Sample
     return SampleView.of(feedback.label(context.db, sample_id, validated(LabelRequest, payload).label))
 
 
-@router.delete("/{sample_id}", status_code=204, summary="Delete a kept image", responses=documented(404, 507))
+@router.delete(
+    "/{sample_id:sample}", status_code=204, summary="Delete a kept image", responses=documented(404, 507)
+)
 def deleted(context: Wired, sample_id: SampleId) -> None:
     """Forget it. Datasets that were made with it stay as they are, until they are deleted."""
     feedback.remove(context.db, sample_id)
