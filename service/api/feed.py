@@ -19,6 +19,7 @@ POLL_SECONDS = 0.1
 RETRY_SECONDS = 1.0
 KEEP_ALIVE_SECONDS = 15.0
 BATCH = 500
+AT_ONCE = 16  # followers that are woken in one turn of the event loop: predictions are answered in between
 PREAMBLE = "retry: 2000\n\n"  # milliseconds after which a client that was cut off comes again
 KEEP_ALIVE = ": keep-alive\n\n"
 
@@ -39,6 +40,7 @@ class EventFeed:
         self._db = db
         self._followers: set[_Follower] = set()
         self._watched = asyncio.Event()
+        self._reads: dict[tuple[str, int], asyncio.Task[_News]] = {}  # under way, by job and number
         self._is_stopped = False
 
     @asynccontextmanager
@@ -66,14 +68,22 @@ class EventFeed:
         with self._following(job_id, after) as follower:
             while not self._is_stopped:
                 follower.wake.clear()
-                batch, is_last = await run_in_threadpool(_news, self._db, job_id, follower.after)
-                for event in batch:
-                    yield _as_text(event)
-                    follower.after = event.seq
-                if is_last:
+                news = await self._read(job_id, follower.after)
+                if news.text:
+                    yield news.text
+                    follower.after = news.newest
+                if news.is_last:
                     return
-                if len(batch) < BATCH and not await _woken(follower):
+                if not news.is_full and not await _woken(follower):
                     yield KEEP_ALIVE
+
+    async def _read(self, job_id: str, after: int) -> "_News":
+        """What is new for a follower, read once for all who ask for the same at a time."""
+        key = job_id, after
+        if key not in self._reads:
+            self._reads[key] = asyncio.create_task(run_in_threadpool(_news, self._db, job_id, after))
+            self._reads[key].add_done_callback(lambda _: self._reads.pop(key))
+        return await asyncio.shield(self._reads[key])  # one that leaves takes it from no other
 
     @contextmanager
     def _following(self, job_id: str, after: int) -> Iterator[_Follower]:
@@ -103,21 +113,39 @@ class EventFeed:
     async def _look(self) -> None:
         job_ids = sorted({follower.job_id for follower in self._followers})
         heads = await run_in_threadpool(events.heads, self._db, job_ids)
-        for follower in self._followers:
-            head = heads.get(follower.job_id)
-            if follower.job_id in job_ids and (head is None or head > follower.after):
-                follower.wake.set()
+        behind = [
+            follower
+            for follower in self._followers
+            if follower.job_id in job_ids
+            and (heads.get(follower.job_id) is None or heads[follower.job_id] > follower.after)
+        ]
+        for number, follower in enumerate(behind, 1):
+            follower.wake.set()
+            if number % AT_ONCE == 0:
+                await asyncio.sleep(0)
 
 
-def _news(db: Database, job_id: str, after: int) -> tuple[list[Event], bool]:
-    """The next events, and whether none will follow them."""
+@dataclass(frozen=True)
+class _News:
+    """Events as they are sent, the number of the last of them, whether there may be more now, and whether none will
+    follow."""
+
+    text: str
+    newest: int
+    is_full: bool
+    is_last: bool
+
+
+def _news(db: Database, job_id: str, after: int) -> _News:
     try:
         job = jobs.get(db, job_id)  # first: if it has ended by now, its last event is there by now
     except NotFound:
-        return [], True
+        return _News("", after, is_full=False, is_last=True)
     batch = events.page(db, job_id, after=after, limit=BATCH)
     has_ended = job.is_terminal or any(event.type == "end" for event in batch)
-    return batch, has_ended and len(batch) < BATCH
+    is_full = len(batch) >= BATCH
+    newest = batch[-1].seq if batch else after
+    return _News("".join(map(_as_text, batch)), newest, is_full, has_ended and not is_full)
 
 
 async def _woken(follower: _Follower) -> bool:
