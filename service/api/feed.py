@@ -19,7 +19,7 @@ POLL_SECONDS = 0.1
 RETRY_SECONDS = 1.0
 KEEP_ALIVE_SECONDS = 15.0
 BATCH = 500
-AT_ONCE = 16  # followers that are woken in one turn of the event loop: predictions are answered in between
+AT_ONCE = 8  # followers that are woken in one turn of the event loop: predictions are answered in between
 PREAMBLE = "retry: 2000\n\n"  # milliseconds after which a client that was cut off comes again
 KEEP_ALIVE = ": keep-alive\n\n"
 
@@ -40,7 +40,7 @@ class EventFeed:
         self._db = db
         self._followers: set[_Follower] = set()
         self._watched = asyncio.Event()
-        self._reads: dict[tuple[str, int], asyncio.Task[_News]] = {}  # under way, by job and number
+        self._reads: dict[tuple[str, int], asyncio.Task[_News]] = {}  # since the last look, by job and number
         self._is_stopped = False
 
     @asynccontextmanager
@@ -78,11 +78,11 @@ class EventFeed:
                     yield KEEP_ALIVE
 
     async def _read(self, job_id: str, after: int) -> "_News":
-        """What is new for a follower, read once for all who ask for the same at a time."""
+        """What is new for a follower, read once for all who ask for the same between two looks. What comes meanwhile is
+        seen by the next look."""
         key = job_id, after
         if key not in self._reads:
             self._reads[key] = asyncio.create_task(run_in_threadpool(_news, self._db, job_id, after))
-            self._reads[key].add_done_callback(lambda _: self._reads.pop(key))
         return await asyncio.shield(self._reads[key])  # one that leaves takes it from no other
 
     @contextmanager
@@ -119,6 +119,8 @@ class EventFeed:
             if follower.job_id in job_ids
             and (heads.get(follower.job_id) is None or heads[follower.job_id] > follower.after)
         ]
+        self._reads = {key: read for key, read in self._reads.items() if not read.done()}
+        await asyncio.gather(*(self._read(*key) for key in {(one.job_id, one.after) for one in behind}))
         for number, follower in enumerate(behind, 1):
             follower.wake.set()
             if number % AT_ONCE == 0:

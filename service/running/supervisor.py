@@ -4,6 +4,7 @@ One Ctrl-C stops all; a child that ends by itself is started again; nothing is l
 supervisor itself is killed.
 """
 
+import contextlib
 import logging
 import os
 import signal
@@ -29,6 +30,7 @@ READY_SECONDS = 120.0
 STOP_SECONDS = 30.0  # longer than a checkpoint takes
 RESTART_AT_LEAST_SECONDS = 1.0  # doubled at each quick end, up to
 RESTART_AT_MOST_SECONDS = 30.0
+YIELDING = 5  # of niceness
 
 log = logging.getLogger(__name__)
 
@@ -94,20 +96,25 @@ class Supervisor:
     def _start_children(self) -> None:
         if self.settings.broker_url is None:
             self._add("broker", lambda: broker.start(self.settings))
-        self._add("worker", lambda: self._spawn("worker"))
-        self._add("batch worker", lambda: self._spawn("batch-worker"))
+        self._add("worker", lambda: self._spawn("worker", yields=True))
+        self._add("batch worker", lambda: self._spawn("batch-worker", yields=True))
         self._add("api", lambda: self._spawn("serve"))
 
     def _add(self, name: str, start: Callable[[], "subprocess.Popen[bytes]"]) -> None:
         self._children.append(Child(name, start, start(), time.monotonic()))
 
-    def _spawn(self, command: str) -> "subprocess.Popen[bytes]":
-        return lifeline.spawn(
+    def _spawn(self, command: str, *, yields: bool = False) -> "subprocess.Popen[bytes]":
+        """`yields` processors to others: whoever waits for a prediction is there, who trains is not."""
+        process = lifeline.spawn(
             [sys.executable, "-m", "service.cli", command],
             environment=self._environment,
             signal_number=signal.SIGTERM,
             stdout=subprocess.DEVNULL,  # where the API says its address: ours is said by us
         )
+        if yields:
+            with contextlib.suppress(OSError):  # it has ended, or nobody may
+                os.setpriority(os.PRIO_PROCESS, process.pid, os.nice(0) + YIELDING)
+        return process
 
     def await_ready(self) -> None:
         """Returns when the API is able to serve and a worker to train. Raises SupervisorError after two

@@ -94,6 +94,10 @@ def test_pause_and_resume_change_nothing(service: Service) -> None:
     assert (job.state, job.weights_sha256) == ("succeeded", undisturbed)
 
 
+def test_who_trains_yields_to_who_answers(service: Service) -> None:
+    assert service.worker().nice() > service.child("serve").nice()
+
+
 def test_cancel_ends_a_running_job_soon(service: Service) -> None:
     job = service.start(LONG, at_step=1)
     began = time.monotonic()
