@@ -27,9 +27,7 @@ SPECS: list[dict[str, Any]] = [{**SMALL, "epochs": 16, "seed": seed} for seed in
 OUTSTANDING = 6  # jobs that are queued or held at a time
 END_SECONDS = 300.0  # for what is left when the faults are over
 PAUSE_SECONDS = (1.0, 5.0)  # between two faults
-PATIENCE_SECONDS = (
-    60.0  # for what a fault would hit to be there: a worker that was killed comes back after up to 30
-)
+PATIENCE_SECONDS = 60.0  # for what a fault would hit: a worker that was killed comes back after up to 30
 
 
 def submitted(stack: Stack, spec: dict[str, Any]) -> Job:

@@ -83,7 +83,11 @@ class EventFeed:
         key = job_id, after
         if key not in self._reads:
             self._reads[key] = asyncio.create_task(run_in_threadpool(_news, self._db, job_id, after))
-        return await asyncio.shield(self._reads[key])  # one that leaves takes it from no other
+        try:
+            return await asyncio.shield(self._reads[key])  # one that leaves takes it from no other
+        except Exception:
+            self._reads.pop(key, None)  # who comes next tries again
+            raise
 
     @contextmanager
     def _following(self, job_id: str, after: int) -> Iterator[_Follower]:
@@ -96,6 +100,7 @@ class EventFeed:
             self._followers.discard(follower)
             if not self._followers:
                 self._watched.clear()
+                self._reads.clear()  # nobody looks any more
 
     async def _poll(self) -> None:
         while True:
