@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import httpx
 import numpy as np
@@ -28,13 +28,19 @@ from service.store.reports import Draft
 
 LINEAR = TrainingSpec.model_validate({"network": {"hidden_widths": []}})
 
+T = TypeVar("T")
 
-def eventually(condition: Callable[[], object], *, seconds: float = 10) -> None:
-    """Wait until the condition holds."""
+
+def eventually(condition: Callable[[], T | None], *, seconds: float = 60) -> T:
+    """Wait until the condition holds, and return what it found.
+
+    The time is no measure of speed: it is long, since tests that start whole services run beside this one.
+    """
     deadline = time.monotonic() + seconds
-    while not condition():
+    while not (found := condition()):
         assert time.monotonic() < deadline, "it did not come to hold in time"
         time.sleep(0.01)
+    return found
 
 
 @dataclass
