@@ -257,7 +257,7 @@ def test_what_fails_together_is_answered_the_long_way(reading: Live, monkeypatch
     def fails(*_arguments: object) -> None:
         raise FloatingPointError
 
-    monkeypatch.setattr(turn, "described", fails)
+    monkeypatch.setattr(turn, "written", fails)
     with ExitStack() as stack:
         connections = many_of(stack, reading, 4)
         with held(reading):

@@ -16,7 +16,7 @@ from uuid_utils import uuid7
 
 from service.api.context import Context
 from service.api.express.quick import Reader
-from service.api.express.turn import Question, Turn, described
+from service.api.express.turn import Question, Turn, written
 from service.api.guards.access import Headed, Visitor
 from service.api.guards.limits import POLICY, REQUEST_ID, SECURITY
 from service.api.guards.rates import Header, RateLimited
@@ -140,7 +140,8 @@ class Express:
             logits = await self._context.batcher.logits(loaded.network, pictures.pixels)
         except Unavailable:  # told by the long way, unless there is room by then
             return None
-        return predictions.answered(loaded.model, described(loaded, pictures, logits))
+        told = written(loaded, pictures, logits)
+        return predictions.answered(loaded.model, told.of(0, len(pictures.pixels)))
 
     @property
     def _context(self) -> Context:

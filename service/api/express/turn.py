@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from service.api.express.quick import Pictures
 from service.api.predictions import predictions
+from service.api.predictions.written import Written
 from service.errors import Unavailable
 from service.serving.batcher import Runs, is_light, room
 from service.serving.classifier import Loaded
@@ -118,10 +119,10 @@ def _answer(together: Sequence[Question], pictures: Pictures, logits: Floats) ->
 def _answers(together: Sequence[Question], pictures: Pictures, logits: Floats) -> list[bytes]:
     """To each its own part of what is told of all pictures."""
     loaded, found, first = together[0].loaded, list[bytes](), 0
-    told = described(loaded, pictures, logits)
+    told = written(loaded, pictures, logits)
     for question in together:
         last = first + len(question.pictures.pixels)
-        found.append(predictions.answered(loaded.model, told[first:last]))
+        found.append(predictions.answered(loaded.model, told.of(first, last)))
         first = last
     return found
 
@@ -150,7 +151,7 @@ def _joined(together: Sequence[Question]) -> Pictures:
     )
 
 
-def described(loaded: Loaded, pictures: Pictures, logits: Floats) -> list[dict[str, object]]:
+def written(loaded: Loaded, pictures: Pictures, logits: Floats) -> Written:
     """What is told of pictures."""
     found = loaded.predicted(logits, pictures.pixels)
-    return predictions.described(found, pictures.warnings, pictures.judged)
+    return Written(found, pictures.warnings, pictures.judged)

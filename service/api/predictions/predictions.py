@@ -253,7 +253,7 @@ def _answer(context: Context, reference: str, question: Question) -> Response:
     )
     if question.store:
         _keep(context, loaded.model, batch, told)
-    return Response(answered(loaded.model, told), media_type="application/json")
+    return Response(answered(loaded.model, encoded(told)), media_type="application/json")
 
 
 def _keep(context: Context, model: Model, batch: Batch, told: list[dict[str, Any]]) -> None:
@@ -319,23 +319,30 @@ def unread(scope: Scope, error: ServiceError) -> dict[str, Any]:
 def described(
     found: Predicted, warnings: Sequence[Sequence[str]], judged: Sequence[bool]
 ) -> list[dict[str, Any]]:
-    """What everybody is told about each image. Those that are to be `judged` may turn out to be no digit: pictures
-    are; numbers have been made by a program, and to look at them costs as much as the network."""
-    if any(judged):
-        flags = (found.flagged & judged).tolist()
-        warnings = [
-            [*odd, "not_a_digit"] if flagged else odd for odd, flagged in zip(warnings, flags, strict=True)
-        ]
-    rows = zip(found.labels, found.probabilities, found.confidences, warnings, strict=True)
+    """What everybody is told about each image, of those that are to be `judged` also whether they show a digit."""
+    rows = zip(
+        found.labels, found.probabilities, found.confidences, warned(found, warnings, judged), strict=True
+    )
     return [
         {"label": label, "confidence": confidence, "probabilities": row, "warnings": odd}
         for label, row, confidence, odd in rows
     ]
 
 
-def answered(model: Model, told: Sequence[dict[str, Any]]) -> bytes:
-    """`Predictions` as JSON."""
-    return encoded({"model": model.id, "version": model.version, "predictions": told})
+def warned(
+    found: Predicted, warnings: Sequence[Sequence[str]], judged: Sequence[bool]
+) -> Sequence[Sequence[str]]:
+    """Those of each image. Those that are to be `judged` may turn out to be no digit: pictures are; numbers have been
+    made by a program, and to look at them costs as much as the network."""
+    if not any(judged):
+        return warnings
+    flags = (found.flagged & judged).tolist()
+    return [[*odd, "not_a_digit"] if flagged else odd for odd, flagged in zip(warnings, flags, strict=True)]
+
+
+def answered(model: Model, told: bytes) -> bytes:
+    """`Predictions` as JSON, of a list of what is told of each image."""
+    return b'%b,"predictions":%b}' % (encoded({"model": model.id, "version": model.version})[:-1], told)
 
 
 def encoded(value: object) -> bytes:
