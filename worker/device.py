@@ -11,6 +11,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from threadpoolctl import threadpool_limits
 from torch import Tensor
 from torch.utils.dlpack import from_dlpack
 
@@ -44,9 +45,10 @@ def describe(device: torch.device) -> str:
 
 
 def set_threads(count: int) -> None:
-    """Threads of one operation on the CPU, at least 1. Sums are split by thread, so that the last bits of
-    a result depend on the number."""
+    """Threads of one operation on the CPU, of torch and of numpy, at least 1. Sums are split by thread, so that the
+    last bits of a result depend on the number."""
     torch.set_num_threads(count)
+    threadpool_limits(limits=count, user_api="blas")
 
 
 def threads_for(spec: TrainingSpec, available: int, *, together: int = 1) -> int:
