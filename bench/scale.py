@@ -136,8 +136,10 @@ class Fleet:
 
     def beat(self, name: str, held: Attempt) -> None:
         """As the heartbeat of a worker that trains: a renewal and a sign of life."""
-        held.renew(self._db, lease_seconds=3600)
-        workers.seen(self._db, name, queues=("cpu",), device="CPU", job_id=held.job_id)
+        queues = ("cpu",)
+        workers.seen(
+            self._db, name, queues=queues, device="CPU", job_id=held.job_id, renewing=held, lease_seconds=3600
+        )
 
     def record(self, held: Attempt, step: int) -> None:
         points = [
@@ -161,7 +163,7 @@ def simulate(workers_: int, count: int) -> int:
         beats: dict[int, Rate] = {}
         for size in AT_ONCE:
             beats[size] = measured([partial(fleet.beat, *one) for one in fleet.held], size)
-            told("heartbeat (two writes)", size, beats[size])
+            told("heartbeat (two updates)", size, beats[size])
         for size in AT_ONCE:  # which is the step, too
             acts = [partial(fleet.record, held, size) for _, held in fleet.held]
             told("figures of an evaluation", size, measured(acts, size))

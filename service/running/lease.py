@@ -110,29 +110,43 @@ class Heartbeat(threading.Thread):
 
     def _beat(self) -> None:
         leases = self._leases
-        for lease in leases:
-            if not lease.refused.is_set():  # of jobs together, that of one that has ended
-                self._try_to_renew(lease)
-        held_id = leases[0].attempt.held_id if leases else None
-        figures = None if self._figures is None else self._figures()
-        workers.seen(
-            self._db, self._worker, queues=self._queues, device=self.device, job_id=held_id, figures=figures
+        held = [
+            lease for lease in leases if not lease.refused.is_set()
+        ]  # of jobs together some may have ended
+        for lease in held[1:]:
+            self._try_to_renew(lease)
+        began = time.monotonic()  # before the database takes its time, so that our lease runs out first
+        is_held = workers.seen(
+            self._db,
+            self._worker,
+            queues=self._queues,
+            device=self.device,
+            job_id=leases[0].attempt.held_id if leases else None,
+            figures=None if self._figures is None else self._figures(),
+            renewing=held[0].attempt if held else None,
+            lease_seconds=self._lease_seconds,
         )
+        if held:
+            _note(held[0], began, is_held=is_held)
         if not leases:
             self._on_idle(time.monotonic() - self._idle_since)
 
     def _try_to_renew(self, lease: Lease[Held]) -> None:
-        """One that cannot be written now must not cost those after it theirs."""
+        """In a transaction of its own: one that cannot be written now must not cost those after it theirs."""
+        began = time.monotonic()
         try:
-            self._renew(lease)
+            with self._db.write(durable=False) as connection:
+                lease.attempt.renew(connection, lease_seconds=lease.seconds)
+        except LeaseLost:
+            _note(lease, began, is_held=False)
         except ServiceError as error:
             log.warning("the lease of %s was not renewed: %s", lease.attempt.held_id, error.detail)
-
-    def _renew(self, lease: Lease[Held]) -> None:
-        began = time.monotonic()  # before the database takes its time, so that ours runs out first
-        try:
-            lease.attempt.renew(self._db, lease_seconds=lease.seconds)
-        except LeaseLost:
-            lease.refused.set()
         else:
-            lease.deadline = began + lease.seconds
+            _note(lease, began, is_held=True)
+
+
+def _note(lease: Lease[Held], began: float, *, is_held: bool) -> None:
+    if is_held:
+        lease.deadline = began + lease.seconds
+    else:
+        lease.refused.set()

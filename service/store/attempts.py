@@ -35,9 +35,9 @@ class Attempt:
     def held_id(self) -> str:
         return self.job_id
 
-    def renew(self, db: Database, *, lease_seconds: float) -> None:
-        """As `heartbeat`."""
-        heartbeat(db, self, lease_seconds=lease_seconds)
+    def renew(self, connection: Connection, *, lease_seconds: float) -> None:
+        """In a transaction that is open, which stays good. Raises JobLost."""
+        _renewed(connection, self, lease_seconds)
 
 
 @dataclass(frozen=True)
@@ -95,10 +95,14 @@ def claim(
 def heartbeat(db: Database, attempt: Attempt, *, lease_seconds: float) -> State:
     """Renew the lease; returns the job's state, in which a cancel or a pause shows. Raises JobLost."""
     with db.write(durable=False) as connection:
-        row = change(connection, attempt.holds, {"lease_until": now() + lease_seconds})
-        if row is None:
-            raise lost(attempt)
-        return row.state  # type: ignore[no-any-return]
+        return _renewed(connection, attempt, lease_seconds)
+
+
+def _renewed(connection: Connection, attempt: Attempt, lease_seconds: float) -> State:
+    row = change(connection, attempt.holds, {"lease_until": now() + lease_seconds})
+    if row is None:
+        raise lost(attempt)
+    return row.state  # type: ignore[no-any-return]
 
 
 def state(db: Database, attempt: Attempt) -> State:

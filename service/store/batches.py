@@ -100,10 +100,9 @@ class Hold:
         mine = and_(batch.c.id == self.held_id, batch.c.attempt == self.number)
         return and_(mine, batch.c.state == "running")
 
-    def renew(self, db: Database, *, lease_seconds: float) -> None:
-        """Raises LeaseLost."""
-        with db.write(durable=False) as connection:
-            _change(connection, self, {"lease_until": now() + lease_seconds})
+    def renew(self, connection: Connection, *, lease_seconds: float) -> None:
+        """In a transaction that is open, which stays good. Raises LeaseLost."""
+        _change(connection, self, {"lease_until": now() + lease_seconds})
 
 
 def submit(

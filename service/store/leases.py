@@ -2,8 +2,9 @@
 
 from typing import Protocol
 
+from sqlalchemy import Connection
+
 from service.errors import ServiceError
-from service.store.database import Database
 
 
 class LeaseLost(ServiceError):
@@ -18,6 +19,6 @@ class Held(Protocol):
     @property
     def held_id(self) -> str: ...
 
-    def renew(self, db: Database, *, lease_seconds: float) -> None:
-        """Raises LeaseLost."""
+    def renew(self, connection: Connection, *, lease_seconds: float) -> None:
+        """In a transaction that is open, which stays good. Raises LeaseLost."""
         ...

@@ -39,6 +39,11 @@ def submit(
     return made
 
 
+def renew(db: Database, hold: Hold, *, seconds: float = 60) -> None:
+    with db.write() as connection:
+        hold.renew(connection, lease_seconds=seconds)
+
+
 def claim(db: Database, batch_id: str) -> Hold:
     claimed = batches.claim(db, batch_id, worker="w", lease_seconds=60)
     assert claimed is not None
@@ -106,7 +111,7 @@ def test_a_lost_batch_goes_on_and_the_stale_worker_is_refused(db: Database) -> N
         lambda: batches.succeed(db, stale),
         lambda: batches.fail(db, stale, code="c", detail="d"),
         lambda: batches.release(db, stale),
-        lambda: stale.renew(db, lease_seconds=60),
+        lambda: renew(db, stale),
     ):
         with pytest.raises(LeaseLost):
             write()
@@ -123,7 +128,7 @@ def test_a_lease_that_was_renewed_is_not_taken(db: Database) -> None:
     hold = claim(db, submit(db).id)
     read = batches.get(db, hold.held_id).lease_until
     assert read is not None
-    hold.renew(db, lease_seconds=120)
+    renew(db, hold, seconds=120)
     assert batches.worker_lost(db, hold, reason="r", lease_until=read) is None
     assert batches.get(db, hold.held_id).state == "running"
 

@@ -61,3 +61,26 @@ def test_how_many_serve_a_queue(db: Database) -> None:
     workers.seen(db, "a", queues=["gpu", "cpu"], device="cuda", job_id=None)
     workers.seen(db, "b", queues=["cpu"], device="cpu", job_id=None)
     assert (workers.serving(db, "cpu"), workers.serving(db, "gpu"), workers.serving(db, "pu")) == (2, 1, 0)
+
+
+def test_a_sign_of_life_renews_what_is_held(db: Database) -> None:
+    answer, _ = jobs.submit(db, TrainingSpec(), answer=lambda job: {"id": job.id}, queue="cpu")
+    claimed = attempts.claim(db, answer["id"], worker="a", device="CPU", lease_seconds=60)
+    assert claimed is not None
+
+    def seen(number: int) -> bool:
+        held = attempts.Attempt(claimed.id, number)
+        return workers.seen(
+            db, "a", queues=["cpu"], device="CPU", job_id=claimed.id, renewing=held, lease_seconds=3600
+        )
+
+    assert seen(claimed.attempt)
+    renewed = jobs.get(db, claimed.id).lease_until
+    assert renewed is not None
+    assert claimed.lease_until is not None
+    assert renewed > claimed.lease_until + 3000
+    assert not seen(
+        claimed.attempt + 1
+    )  # of another attempt nothing is renewed, and the sign of life is there
+    assert jobs.get(db, claimed.id).lease_until == renewed
+    assert [one.job_id for one in workers.alive(db)] == [claimed.id]
