@@ -49,7 +49,8 @@ $(VENV)/.dev: pyproject.toml constraints.txt | $(BIN)/uv
 	$(INSTALL) '.[train,otel,dev,docs]'
 	@touch $@
 
+# the tests' tools too: some benchmarks share their services and faults
 $(VENV)/.bench: pyproject.toml constraints.txt | $(BIN)/uv
 	@echo "Installing numeral with PyTorch and those it is measured against into $(VENV) ..."
-	$(INSTALL) '.[train,bench]'
+	$(INSTALL) '.[train,dev,bench]'
 	@touch $@
