@@ -232,9 +232,8 @@ def used(supervisor: int) -> dict[str, float]:
     is the client."""
     seconds = {"workers": 0.0, "service": 0.0, "client": _seconds_of(psutil.Process())}
     for process in psutil.Process(supervisor).children(recursive=True):
-        seconds["workers" if process.cmdline()[-2:] == ["-m", "worker"] else "service"] += _seconds_of(
-            process
-        )
+        kind = "workers" if process.cmdline()[-2:] == ["-m", "worker"] else "service"
+        seconds[kind] += _seconds_of(process)
     return seconds
 
 

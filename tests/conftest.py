@@ -15,6 +15,7 @@ from sqlalchemy import make_url
 from service.data import sources
 from service.store import schema
 from service.store.database import Database
+from service.store.leases import Held
 from tests.faults import ledger
 
 POSTGRES_URL = os.environ.get("TEST_POSTGRES_URL", "postgresql+psycopg://postgres@127.0.0.1:5432/postgres")
@@ -81,3 +82,9 @@ def db(database_url: str) -> Iterator[Database]:
     schema.migrate(database)
     yield database
     database.close()
+
+
+def renew(db: Database, hold: Held, *, seconds: float = 60) -> None:
+    """Hold it for so long from now."""
+    with db.write(durable=False) as connection:
+        hold.renew(connection, lease_seconds=seconds)

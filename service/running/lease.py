@@ -110,9 +110,8 @@ class Heartbeat(threading.Thread):
 
     def _beat(self) -> None:
         leases = self._leases
-        held = [
-            lease for lease in leases if not lease.refused.is_set()
-        ]  # of jobs together some may have ended
+        # of jobs together some may have ended
+        held = [lease for lease in leases if not lease.refused.is_set()]
         for lease in held[1:]:
             self._try_to_renew(lease)
         began = time.monotonic()  # before the database takes its time, so that our lease runs out first
@@ -122,7 +121,7 @@ class Heartbeat(threading.Thread):
             queues=self._queues,
             device=self.device,
             job_id=leases[0].attempt.held_id if leases else None,
-            figures=None if self._figures is None else self._figures(),
+            figures=self._told(),
             renewing=held[0].attempt if held else None,
             lease_seconds=self._lease_seconds,
         )
@@ -130,6 +129,14 @@ class Heartbeat(threading.Thread):
             _note(held[0], began, is_held=is_held)
         if not leases:
             self._on_idle(time.monotonic() - self._idle_since)
+
+    def _told(self) -> Mapping[str, float] | None:
+        """What the process has counted; a device that cannot be asked must not cost it its lease."""
+        try:
+            return None if self._figures is None else self._figures()
+        except Exception:
+            log.exception("what the process has counted is not told")
+            return None
 
     def _try_to_renew(self, lease: Lease[Held]) -> None:
         """In a transaction of its own: one that cannot be written now must not cost those after it theirs."""

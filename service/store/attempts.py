@@ -37,7 +37,8 @@ class Attempt:
 
     def renew(self, connection: Connection, *, lease_seconds: float) -> None:
         """In a transaction that is open, which stays good. Raises JobLost."""
-        _renewed(connection, self, lease_seconds)
+        if change(connection, self.holds, {"lease_until": now() + lease_seconds}) is None:
+            raise lost(self)
 
 
 @dataclass(frozen=True)
@@ -90,19 +91,6 @@ def claim(
             ("status", {"state": "running", "attempt": job.c.attempt, "device": device}),
         )
         return None if row is None else Job.of(row)
-
-
-def heartbeat(db: Database, attempt: Attempt, *, lease_seconds: float) -> State:
-    """Renew the lease; returns the job's state, in which a cancel or a pause shows. Raises JobLost."""
-    with db.write(durable=False) as connection:
-        return _renewed(connection, attempt, lease_seconds)
-
-
-def _renewed(connection: Connection, attempt: Attempt, lease_seconds: float) -> State:
-    row = change(connection, attempt.holds, {"lease_until": now() + lease_seconds})
-    if row is None:
-        raise lost(attempt)
-    return row.state  # type: ignore[no-any-return]
 
 
 def state(db: Database, attempt: Attempt) -> State:

@@ -37,8 +37,8 @@ def seen(
     renewing: Held | None = None,
     lease_seconds: float = 0.0,
 ) -> bool:
-    """A worker says that it lives, and what it has counted. What it holds is renewed in the same transaction, which
-    takes the database half as long as two; whether it still holds it."""
+    """A worker says that it lives, and what it has counted. What it holds is renewed in the same transaction: the
+    database bears half as many again as of two. Returns whether it still holds it."""
     values = {
         "queues": ",".join(queues),
         "device": device,

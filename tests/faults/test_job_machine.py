@@ -24,6 +24,7 @@ from service.store.attempts import Attempt, Point
 from service.store.checkpoints import Checkpoint
 from service.store.database import Database
 from service.store.jobs import ACTIVE, TERMINAL, JobLost
+from tests.conftest import renew
 from tests.faults.conftest import SEEDS
 
 SPEC = TrainingSpec()
@@ -100,10 +101,11 @@ class Machine(RuleBasedStateMachine):
     def heartbeat(self, which: int) -> None:
         attempt, job, lives = self.attempt(which)
         if lives:
-            assert attempts.heartbeat(self.db, attempt, lease_seconds=60) == job.state
+            renew(self.db, attempt)
+            assert attempts.state(self.db, attempt) == job.state
         else:
             with pytest.raises(JobLost):
-                attempts.heartbeat(self.db, attempt, lease_seconds=60)
+                renew(self.db, attempt)
 
     @precondition(lambda self: self.attempts)
     @rule(which=WHICH, is_renewed=st.booleans())

@@ -353,3 +353,30 @@ def test_a_heartbeat_renews_every_lease_until_its_job_has_ended(process: Process
     heart._beat()
     (seen,) = workers.alive(process.db)
     assert seen.job_id is None
+
+
+def test_what_cannot_be_told_costs_no_lease(process: Process) -> None:
+    (job_id,) = seeds(process, 1)
+
+    def broken() -> dict[str, float]:
+        raise OSError("the device does not answer")
+
+    heart = Heartbeat(
+        process.db,
+        name="w",
+        device="CPU",
+        queues=["cpu"],
+        lease_seconds=60,
+        on_idle=lambda _: None,
+        figures=broken,
+    )
+    assert attempts.claim(process.db, job_id, worker="w", device="CPU", lease_seconds=1) is not None
+    before = jobs.get(process.db, job_id).lease_until
+    with heart.holding(Attempt(job_id, 1), claimed_at=time.monotonic()):
+        heart._beat()
+    after = jobs.get(process.db, job_id).lease_until
+    assert before is not None
+    assert after is not None
+    assert after > before + 30
+    (seen,) = workers.alive(process.db)
+    assert (seen.job_id, seen.figures) == (job_id, None)

@@ -14,6 +14,7 @@ from service.store.jobs import Idempotency
 from service.store.keys import Submitter
 from service.store.leases import LeaseLost
 from service.store.tables import batch, chunk
+from tests.conftest import renew
 
 
 def submit(
@@ -37,11 +38,6 @@ def submit(
     )
     assert made is not None
     return made
-
-
-def renew(db: Database, hold: Hold, *, seconds: float = 60) -> None:
-    with db.write() as connection:
-        hold.renew(connection, lease_seconds=seconds)
 
 
 def claim(db: Database, batch_id: str) -> Hold:

@@ -18,6 +18,7 @@ from service.store.checkpoints import Checkpoint, Kept
 from service.store.database import Database
 from service.store.jobs import JobLost
 from service.store.tables import checkpoint, chunk
+from tests.conftest import renew
 
 SPEC = TrainingSpec()
 EVERYTHING = Kept(everything=True, newest=1)
@@ -247,7 +248,7 @@ def test_others_write_while_a_large_one_is_saved(db: Database) -> None:
     with ThreadPoolExecutor(1) as pool:
         saving = pool.submit(save, db, attempt, 1, weights=weights, state=None)
         while not saving.done():
-            attempts.heartbeat(db, attempt, lease_seconds=60)
+            renew(db, attempt)
             written += not saving.done()
     assert written > 0
     assert checkpoints.weights(db, saving.result()) == weights

@@ -13,6 +13,7 @@ from service.store import attempts, events, garbage, jobs, metrics, tables
 from service.store.attempts import Attempt, Point
 from service.store.database import Database, now
 from service.store.jobs import Idempotency, Job, JobLost, State, TooManyQueued
+from tests.conftest import renew
 
 SPEC = TrainingSpec()
 
@@ -114,7 +115,7 @@ def test_a_stale_attempt_writes_nothing(db: Database) -> None:
     assert fresh.number == stale.number + 1
     before = jobs.get(db, job_id)
     for write in (
-        lambda: attempts.heartbeat(db, stale, lease_seconds=60),
+        lambda: renew(db, stale),
         lambda: attempts.state(db, stale),
         lambda: attempts.write_progress(db, stale, progress={}, points=[Point("loss", 1, 0.0, 1.0)]),
         lambda: attempts.tell(db, stale, ("log", {})),
@@ -166,7 +167,7 @@ def test_a_lease_that_was_renewed_is_not_lost(db: Database) -> None:
     job_id = submit(db)
     attempt = claim(db, job_id)
     seen = jobs.get(db, job_id).lease_until
-    attempts.heartbeat(db, attempt, lease_seconds=60)
+    renew(db, attempt)
     assert attempts.worker_lost(db, attempt, reason="silent", lease_until=seen) is None
     assert jobs.get(db, job_id).state == "running"
 

@@ -79,8 +79,7 @@ def test_a_sign_of_life_renews_what_is_held(db: Database) -> None:
     assert renewed is not None
     assert claimed.lease_until is not None
     assert renewed > claimed.lease_until + 3000
-    assert not seen(
-        claimed.attempt + 1
-    )  # of another attempt nothing is renewed, and the sign of life is there
+    # of another attempt nothing is renewed, and the sign of life is there
+    assert not seen(claimed.attempt + 1)
     assert jobs.get(db, claimed.id).lease_until == renewed
     assert [one.job_id for one in workers.alive(db)] == [claimed.id]
