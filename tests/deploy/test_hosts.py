@@ -122,7 +122,7 @@ def test_a_rolling_restart_fails_no_request_and_disturbs_no_job(scaled: Scaled) 
             deployment.await_healthy("api-2")
             # its own check would see the first one too, which has a host of its own elsewhere
             until(lambda: len(scaled.workers()) == 2, "there are two workers", START_SECONDS)
-            disturbed = client.jobs.create(LONG, priority=9)
+            disturbed = client.jobs.create(LONG, priority=0)  # before all those that the load submits
             until(lambda: (client.jobs.get(disturbed.id).progress.step or 0) > 100, "it trains", 60)
             assert deployment.stop(holder(scaled, disturbed.id)) == 0
             before.backends = (deployment.ports["api-2"],)
