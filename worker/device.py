@@ -41,7 +41,8 @@ def describe(device: torch.device) -> str:
     """A name for people, such as `NVIDIA H200` or `CPU (x86_64, 2 threads)`."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
-    return f"CPU ({platform.machine()}, {torch.get_num_threads()} threads)"
+    threads = torch.get_num_threads()
+    return f"CPU ({platform.machine()}, {threads} thread{'' if threads == 1 else 's'})"
 
 
 def set_threads(count: int) -> None:

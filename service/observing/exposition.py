@@ -19,7 +19,12 @@ JOB_STATES = ("queued", "running", "cancelling", "pausing", "paused", "succeeded
 BATCH_STATES = ("queued", "running", "succeeded", "failed", "cancelled")
 QUEUES = ("cpu", "gpu", "batch")
 KINDS = ("job", "batch")
-FAULTS = ("internal_error", "out_of_memory", "worker_lost")  # failures that are ours rather than a spec's
+# codes of failures, each of which is there from the start, at 0: `increase` sees nothing of a count's first value
+FAULTS = (
+    *("internal_error", "out_of_memory", "worker_lost", "disk_full"),
+    *("dataset_unavailable", "dataset_damaged", "body_damaged"),
+)
+MISTAKES = ("diverged", "spec_not_accepted", "device_unavailable")  # of a spec: nobody is called for these
 
 Labelled = Iterable[tuple[Sequence[str], float]]
 
@@ -195,7 +200,9 @@ def _setbacks(overview: Overview | None) -> Iterator[Metric]:
         "numeral_failures",
         "Jobs and batches that failed, by the code of their error.",
         ["kind", "code"],
-        summed(((one, "worker_lost" if one.cause in LOST else one.cause) for one in failed), FAULTS),
+        summed(
+            ((one, "worker_lost" if one.cause in LOST else one.cause) for one in failed), (*FAULTS, *MISTAKES)
+        ),
     )
 
 

@@ -5,7 +5,6 @@ import dataclasses
 import json
 import re
 import shutil
-import signal
 import subprocess
 import threading
 import time
@@ -13,7 +12,6 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
-from socket import socket
 from typing import Any
 
 import httpx
@@ -26,19 +24,18 @@ from sqlalchemy import make_url, update
 from service.checkpoints import Snapshot, encode_weights, shapes
 from service.data.digits import PREPROCESSING_VERSION
 from service.keys import Secret
+from service.observing.exposition import MISTAKES
 from service.running import broker
 from service.serving.inference import Floats
 from service.settings import Settings
 from service.store import attempts, keys, workers
 from service.store.database import now
 from service.store.tables import job
-from tests.conftest import POSTGRES_URL, missing
+from tests.conftest import POSTGRES_URL
 from tests.integration.conftest import LINEAR, Live, eventually, register, serving, weights_for
+from tests.prometheus import ALERTS, DASHBOARD, ROOT, RULES, asked, prometheus, tool
 from tests.scrapes import Samples, scraped
 
-ROOT = Path(__file__).parents[2]
-RULES, ALERTS = ROOT / "deploy/prometheus/rules.yml", ROOT / "deploy/prometheus/alerts.yml"
-DASHBOARD = ROOT / "deploy/grafana/dashboards/numeral.json"
 OPERATIONS = ROOT / "docs/operations.md"
 RAW = {"content-type": "application/octet-stream"}
 DIGIT = bytes([0] * 300 + [200] * 184 + [0] * 300)
@@ -55,11 +52,6 @@ class Scene:
     alerts: tuple[str, ...]
     before: Samples
     after: Samples
-
-
-def tool(name: str) -> str:
-    found = shutil.which(name)
-    return found if found is not None else missing(f"Prometheus's {name}")
 
 
 def look(http: httpx.Client) -> Samples:
@@ -290,52 +282,15 @@ def test_every_alert_says_what_to_do() -> None:
         assert rule["labels"]["severity"] in ("page", "ticket")
 
 
+def test_the_alert_of_failures_leaves_out_what_a_spec_is_to_blame_for() -> None:
+    assert f'numeral_failures_total{{code!~"{"|".join(MISTAKES)}"}}' in ALERTS.read_text()
+
+
 def test_every_metric_is_in_the_guide(shared: Live) -> None:
     told = shared.http.get("/metrics").text
     found = {name for kind, name in re.findall(r"^# (TYPE) (numeral_\w+)", told, re.MULTILINE)}
     listed = set(re.findall(r"^\| `(numeral_\w+)", OPERATIONS.read_text(), re.MULTILINE))
     assert found == listed
-
-
-@contextmanager
-def prometheus(folder: Path, live: Live, key: str) -> Iterator[httpx.Client]:
-    """One that scrapes the server each second, by the configuration that is deployed."""
-    program = tool("prometheus")
-    given = yaml.safe_load((ROOT / "deploy/prometheus/prometheus.yml").read_text())
-    given["global"] = {"scrape_interval": "1s", "scrape_timeout": "1s", "evaluation_interval": "1s"}
-    given["rule_files"] = [str(RULES), str(ALERTS)]
-    (scraping,) = given["scrape_configs"]
-    scraping["static_configs"] = [{"targets": [live.url.removeprefix("http://")]}]
-    folder.mkdir()
-    (folder / "numeral.key").write_text(key)
-    (folder / "prometheus.yml").write_text(yaml.safe_dump(given))
-    with socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    arguments = [
-        program, f"--config.file={folder / 'prometheus.yml'}", f"--storage.tsdb.path={folder / 'data'}",
-        f"--web.listen-address=127.0.0.1:{port}", "--log.level=error",
-    ]  # fmt: skip
-    with subprocess.Popen(arguments) as process, httpx.Client(base_url=f"http://127.0.0.1:{port}") as http:
-        try:
-            yield http
-        finally:
-            process.send_signal(signal.SIGTERM)
-            process.wait(20)
-
-
-def asked(http: httpx.Client, query: str) -> list[Any]:
-    """The result of a query now."""
-    try:
-        answer = http.get("/api/v1/query", params={"query": query})
-    except httpx.TransportError:
-        return []
-    if answer.status_code == 503:
-        return []
-    told = answer.json()
-    assert told["status"] == "success", (query, told)
-    result: list[Any] = told["data"]["result"]
-    return result
 
 
 def test_every_panel_of_the_dashboard_shows_something(
@@ -362,7 +317,7 @@ def test_every_panel_of_the_dashboard_shows_something(
             "gpu_memory_total_bytes": 2,
             "gpu_utilization": 0.5,
         }
-        with prometheus(tmp_path / "prometheus", live, secret.text) as http:
+        with prometheus(tmp_path / "prometheus", live.url, secret.text) as http:
             deadline, silent = time.monotonic() + 40, queries
             while silent and time.monotonic() < deadline:
                 figures = figures | {"steps": figures["steps"] + 1}

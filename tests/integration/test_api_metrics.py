@@ -77,6 +77,9 @@ def test_the_queue_the_workers_and_what_went_wrong(live_on_each: Live) -> None:
     assert value(found, "numeral_queue_oldest_seconds", queue="gpu") == 0
     assert [value(found, "numeral_workers", queue=queue) for queue in ("cpu", "gpu", "batch")] == [1, 1, 0]
     of_worker = {"worker": "w", "device": "NVIDIA"}
+    assert found["numeral_failures_total", frozenset({("kind", "job"), ("code", "diverged")})] == 0, (
+        "the first is seen by `increase` only if there was a 0 before"
+    )
     assert value(found, "numeral_worker_busy", **of_worker) == 1
     assert value(found, "numeral_worker_steps_total", **of_worker) == 12
     assert value(found, "numeral_worker_images_total", **of_worker) == 600

@@ -673,6 +673,8 @@ def test_threads_and_a_name_for_people() -> None:
     devices.warm_up(CPU)
     devices.set_threads(2)
     assert devices.describe(CPU).endswith("2 threads)")
+    devices.set_threads(1)
+    assert devices.describe(CPU).endswith(", 1 thread)")
 
 
 def test_running_out_of_memory_is_told_from_other_mistakes() -> None:
