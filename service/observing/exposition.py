@@ -19,8 +19,10 @@ JOB_STATES = ("queued", "running", "cancelling", "pausing", "paused", "succeeded
 BATCH_STATES = ("queued", "running", "succeeded", "failed", "cancelled")
 QUEUES = ("cpu", "gpu", "batch")
 KINDS = ("job", "batch")
-# codes of failures, each of which is there from the start, at 0: `increase` sees nothing of a count's first value
-FAULTS = (
+# What counts mistakes is there at 0 before the first: `rate` and `increase` see nothing of a series' first value, and a
+# burst of errors between two scrapes would be none.
+ERRORS = (500, 503, 507)  # of every route that was ever asked
+FAULTS = (  # codes of failures
     *("internal_error", "out_of_memory", "worker_lost", "disk_full"),
     *("dataset_unavailable", "dataset_damaged", "body_damaged"),
 )
@@ -71,11 +73,13 @@ def families(sight: Sight) -> Iterator[Metric]:
 
 
 def _http(reading: Reading) -> Iterator[Metric]:
+    none_yet = {(route, status): 0.0 for route, _ in reading.requests for status in ERRORS}
+    requests = {**none_yet, **reading.requests}
     yield _counter(
         "numeral_http_requests",
         "Requests, by template of the route that answered; unmatched: refused before, or none is there.",
         ["method", "route", "status"],
-        (((*route, str(status or "other")), count) for (route, status), count in reading.requests.items()),
+        (((*route, str(status or "other")), count) for (route, status), count in requests.items()),
     )
     durations = HistogramMetricFamily(
         "numeral_http_request_duration_seconds",

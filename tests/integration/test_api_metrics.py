@@ -60,6 +60,9 @@ def test_a_route_is_named_by_its_template_and_a_page_by_its_path(live: Live) -> 
     found = scraped(live.http)
     assert value(found, REQUESTS, method="GET", route="/v1/jobs/{job_id}", status="404") == 1
     assert value(found, REQUESTS, method="GET", route="/", status="200") == 1
+    assert found[REQUESTS, frozenset({("method", "GET"), ("route", "/"), ("status", "503")})] == 0, (
+        "a burst of errors is seen by `rate` only if there was a 0 before"
+    )
     assert value(found, REQUESTS, method="", route="unmatched", status="404") == 1
     assert value(found, REQUESTS, method="", route="unmatched", status="413") == 1
     assert "nowhere" not in live.http.get("/metrics").text, "a stranger makes no series"
