@@ -63,10 +63,9 @@ class Worker:
         self._looking = False
 
     def run(self) -> None:
-        # what torch imports at its first step, and a job's report at its end, some seconds' worth: once here,
-        # then every child, also one that takes a dead one's place, has it from the fork
-        for module in ("torch._dynamo", "torchmetrics.functional"):
-            importlib.import_module(module)
+        # what torch imports at its first step, some seconds' worth: once here, then every child, also one that takes
+        # a dead one's place, has it from the fork
+        importlib.import_module("torch._dynamo")
         set_start_method("fork", force=True)  # a fresh interpreter, macOS's default, would know none of this
         # registered under a name that the sender spells too: service never imports worker
         self._app.task(name=queue.TRAIN_TASK, ignore_result=True)(self._train)

@@ -170,18 +170,16 @@ def _accuracy(part: _Part, spec: TrainingSpec) -> Figures:
 
 def _confusion(told: Answers) -> list[list[int]]:
     """Rows are true classes, columns predicted ones."""
-    from torchmetrics.functional.classification import multiclass_confusion_matrix
-
     classes = told.log_probabilities.shape[1]
-    matrix = multiclass_confusion_matrix(_labels(told.predicted), _labels(told.targets), classes)
+    matrix = np.zeros((classes, classes), np.int64)
+    np.add.at(matrix, (told.targets, told.predicted), 1)
     rows: list[list[int]] = matrix.tolist()
     return rows
 
 
 def _classes(confusion: Sequence[Sequence[int]], told: Answers) -> list[Figures]:
     """Of each class: precision TP / (TP + FP), recall TP / (TP + FN), their harmonic mean F1, and the area
-    under the ROC curve of this class against the rest. The first three are ratios of the matrix's whole
-    numbers: torchmetrics would take them in single precision, and call 0 / 0 zero."""
+    under the ROC curve of this class against the rest."""
     predicted = [sum(row[k] for row in confusion) for k in range(len(confusion))]
     return [
         {
@@ -197,16 +195,15 @@ def _classes(confusion: Sequence[Sequence[int]], told: Answers) -> list[Figures]
 
 
 def _roc_auc(scores: NDArray[np.float32], is_class: NDArray[np.bool_]) -> float | None:
-    """Chance that an example of the class scores higher than one of the rest, a tie counting half; None
-    without examples on both sides."""
-    from torchmetrics.functional.classification import binary_auroc
-
-    if is_class.all() or not is_class.any():
+    """Chance that an example of the class scores higher than one of the rest, a tie counting half: Mann and
+    Whitney's U as a share of all pairs (Hanley and McNeil 1982). None without examples on both sides."""
+    inside = int(is_class.sum())
+    pairs = inside * (len(scores) - inside)
+    if pairs == 0:
         return None
-    # their ranks: it would squash log-probabilities into [0, 1], where many of them fall together
-    ranks = np.unique(scores, return_inverse=True)[1].astype(np.float32) / np.float32(len(scores))
-    area = binary_auroc(torch.from_numpy(ranks), torch.from_numpy(is_class).long())
-    return min(1.0, float(area))  # single precision may end a bit above
+    _, place, ties = np.unique(scores, return_inverse=True, return_counts=True)
+    ranks = np.cumsum(ties) - (ties - 1) / 2  # from 1; equal scores share the mean of theirs
+    return float((ranks[place][is_class].sum() - inside * (inside + 1) / 2) / pairs)
 
 
 def _calibration(told: Answers) -> Figures:
@@ -214,26 +211,19 @@ def _calibration(told: Answers) -> Figures:
     |accuracy - confidence| over 15 bins of equal width, weighted by their examples (Guo et al. 2017, equation
     3); brier_score: mean over examples of the sum over classes of (probability - one-hot label)^2;
     negative_log_likelihood: mean over examples of -log p(true class)."""
-    from torchmetrics.functional.classification import multiclass_calibration_error
-
-    # a bin reaches up to its upper edge without it: what rounds to 1 belongs to the last
-    probabilities = np.minimum(told.probabilities, np.nextafter(np.float32(1), np.float32(0)))
-    classes = probabilities.shape[1]
-    error = multiclass_calibration_error(
-        torch.from_numpy(probabilities), _labels(told.targets), num_classes=classes, n_bins=BINS
-    )
-    distances = told.probabilities.astype(np.float64) - np.eye(classes)[told.targets]
+    bins = _bins(told.confidence, told.correct)
+    gaps = [one["count"] * abs(one["accuracy"] - one["confidence"]) for one in bins if one["count"]]
+    distances = told.probabilities.astype(np.float64) - np.eye(told.probabilities.shape[1])[told.targets]
     return {
-        "expected_calibration_error": float(error),
+        "expected_calibration_error": sum(gaps) / len(told),
         "brier_score": float((distances**2).sum(axis=1).mean()),
         "negative_log_likelihood": float(told.loss.mean(dtype=np.float64)),
-        "bins": _bins(probabilities.max(axis=1), told.correct),
+        "bins": bins,
     }
 
 
 def _bins(confidence: NDArray[np.float32], correct: NDArray[np.bool_]) -> list[Figures]:
-    edges = torch.linspace(0, 1, BINS + 1).numpy()  # torchmetrics', to the last bit
-    number = np.searchsorted(edges, confidence, side="right") - 1
+    number = np.minimum((confidence.astype(np.float64) * BINS).astype(int), BINS - 1)  # 1 is in the last
     return [
         {
             "low": k / BINS,
@@ -265,12 +255,10 @@ def _regression(parts: Mapping[str, _Part], spec: TrainingSpec) -> tuple[Figures
 def _errors(part: _Part, spec: TrainingSpec) -> Figures:
     """Mean squared error as `evaluation.evaluate` takes it, its root, and R^2 = 1 - MSE / variance of the
     targets; None where they do not vary."""
-    from torchmetrics.functional.regression import r2_score
-
     mse = mean_loss(part.outputs, part.targets, spec.loss_name).item()
-    targets = part.targets.double()
-    varies = bool((targets != targets[0]).any())
-    r2 = float(r2_score(part.outputs.double().flatten(), targets.flatten())) if varies else None
+    targets = part.targets.double().flatten()
+    wrong = part.outputs.double().flatten() - targets
+    r2 = 1 - float((wrong**2).mean() / targets.var(correction=0)) if (targets != targets[0]).any() else None
     return {"examples": part.examples, "mse": mse, "rmse": math.sqrt(mse), "r2": r2}
 
 
@@ -324,10 +312,6 @@ def _beside(
         "range": None if faithful is None else list(faithful),
         "within": within,
     }
-
-
-def _labels(values: NDArray[np.uint8]) -> Tensor:
-    return torch.from_numpy(values.astype(np.int64))
 
 
 def _ratio(part: float, whole: float) -> float | None:

@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch.nn import functional
 from torchmetrics.functional import classification
+from torchmetrics.functional.regression import r2_score
 
 from service import network, presets
 from service.checkpoints import Snapshot, encode_weights, sha256
@@ -124,7 +125,7 @@ def test_figures_of_classes_by_their_definitions() -> None:
         scores = told.log_probabilities[:, k]
         ours, rest = scores[told.targets == k][:, np.newaxis], scores[told.targets != k]
         wins = (ours > rest).mean() + 0.5 * (ours == rest).mean()
-        assert figures["roc_auc"] == pytest.approx(wins, abs=1e-6)
+        assert figures["roc_auc"] == pytest.approx(wins, abs=1e-12)
 
 
 def test_figures_of_classes_are_those_of_torchmetrics() -> None:
@@ -141,6 +142,14 @@ def test_figures_of_classes_are_those_of_torchmetrics() -> None:
         found = [one[name] or 0.0 for one in data["classes"]]
         expected = function(predicted, targets, num_classes=10, average="none")
         np.testing.assert_allclose(found, expected.numpy(), atol=1e-6)
+    confusion = classification.multiclass_confusion_matrix(predicted, targets, 10)
+    assert data["confusion_matrix"] == confusion.tolist()
+    probabilities = torch.from_numpy(told.probabilities)
+    areas = classification.multiclass_auroc(probabilities, targets, 10, average="none")
+    found = [one["roc_auc"] for one in data["classes"]]
+    np.testing.assert_allclose(found, areas.numpy(), atol=1e-5)
+    error = classification.multiclass_calibration_error(probabilities, targets, 10, n_bins=report.BINS)
+    assert data["calibration"]["expected_calibration_error"] == pytest.approx(float(error), abs=1e-6)
 
 
 def test_calibration_by_its_definition() -> None:
@@ -162,7 +171,7 @@ def test_calibration_by_its_definition() -> None:
         else:
             assert (one["accuracy"], one["confidence"]) == (None, None)
     assert counted == len(told)
-    assert data["expected_calibration_error"] == pytest.approx(error, abs=1e-6)
+    assert data["expected_calibration_error"] == pytest.approx(error, abs=1e-12)
     one_hot = functional.one_hot(torch.from_numpy(told.targets.astype(np.int64)), 10).numpy()
     brier = ((told.probabilities - one_hot) ** 2).sum(axis=1).mean()
     assert data["brier_score"] == pytest.approx(brier, rel=1e-5)
@@ -226,6 +235,8 @@ def test_a_regression_by_its_definitions() -> None:
         assert part["mse"] == pytest.approx(mse, rel=1e-5)
         assert part["rmse"] == math.sqrt(part["mse"])
         assert part["r2"] == pytest.approx(1 - mse / targets.astype(np.float64).var(), rel=1e-5)
+        read, truth = (torch.tensor(one).double().flatten() for one in (wrong + targets, targets))
+        assert part["r2"] == pytest.approx(float(r2_score(read, truth)), rel=1e-5)
 
     train = dataset.train_inputs[:250], dataset.train_targets[:250]
     checked(data["parts"]["train"], *train)
