@@ -15,7 +15,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from service.client import ApiError, Job
+from service.client import ApiError, Job, Unreachable
 from service.errors import Unavailable
 from service.store import jobs
 from tests.acceptance.conftest import until
@@ -31,13 +31,16 @@ PATIENCE_SECONDS = 60.0  # for what a fault would hit: a worker that was killed 
 
 
 def submitted(stack: Stack, spec: dict[str, Any]) -> Job:
-    """A job, asked for with one key until it is accepted."""
+    """A job, asked for with one key until it is accepted: an API that was killed again and again is started again after
+    up to half a minute each time."""
     key = str(uuid.uuid4())
+    deadline = time.monotonic() + END_SECONDS
     while True:
         try:
             return stack.service.client.jobs.create(spec, idempotency_key=key)
-        except ApiError as error:
-            if error.status != 503:
+        except (ApiError, Unreachable) as error:
+            refused = isinstance(error, ApiError) and error.status != 503
+            if refused or time.monotonic() > deadline:
                 raise
             time.sleep(1)
 
