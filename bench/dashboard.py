@@ -39,9 +39,7 @@ from tests.acceptance.conftest import Service, running, until
 from tests.prometheus import DASHBOARD, asked, prometheus
 
 Panel = Mapping[str, Any]
-Series = tuple[
-    str, NDArray[np.float64], NDArray[np.float64]
-]  # legend, seconds since the beginning (n,), values (n,)
+Series = tuple[str, NDArray[np.float64], NDArray[np.float64]]  # legend; seconds since the beginning; values
 
 COLUMNS = 24  # of Grafana's grid
 COLUMN, ROW = 0.72, 0.3  # inches
@@ -51,7 +49,7 @@ GAP = 0.12  # of a column or row, around a panel
 LETTERS = 9  # of a legend in a column
 LEGEND_LINES = 2  # Grafana scrolls through the rest
 FIRST_SECONDS = 15  # for Prometheus's first scrapes
-RATE_INTERVAL = "20s"  # what Grafana takes at its least, of a scrape each 5 s
+RATE_INTERVAL = "20s"  # Grafana takes four scrapes at least; so many smooth the second between two
 WRONG_SECONDS = 2.0  # between two mistakes of a client
 
 WORK = {"network": {"hidden_widths": [256]}, "epochs": 400, "evaluation": {"every_steps": 500}}
